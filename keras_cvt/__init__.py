@@ -1,0 +1,18 @@
+"""CvT (Convolutional vision Transformer, arXiv 2103.15808) for Keras 3."""
+
+from keras_cvt import layers
+from keras_cvt.config import CvTConfig, StageConfig
+from keras_cvt.models import CvTModel, build_model
+from keras_cvt.preprocessing import decode_predictions, preprocess_input
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CvTConfig",
+    "CvTModel",
+    "StageConfig",
+    "build_model",
+    "decode_predictions",
+    "layers",
+    "preprocess_input",
+]

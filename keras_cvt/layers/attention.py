@@ -1,0 +1,200 @@
+"""Multi-head attention with convolutional projections."""
+
+import keras
+from keras import ops
+
+from keras_cvt import validation
+from keras_cvt.layers import initializers
+from keras_cvt.layers.conv_projection import ConvProjection
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt")
+class ConvAttention(keras.layers.Layer):
+    """Self-attention whose queries, keys and values pass a `ConvProjection`.
+
+    The class token, where there is one, skips the convolutions and BatchNorms
+    but goes through the linear layers. The scores are scaled by
+    `embed_dim ** -0.5`, whatever the number of heads.
+
+    Args:
+        embed_dim: Channels in and out.
+        num_heads: Attention heads; must divide `embed_dim`.
+        qkv_bias: Whether the query, key and value layers have a bias.
+        drop_rate: Dropout of the output.
+        attention_drop_rate: Dropout of the attention weights.
+        cls_token: Whether the first token is a class token.
+        projection: Of the keys and values: `"dw_bn"`, `"avg"` or `"linear"`. The
+            query follows, but for `"avg"`, where it stays linear.
+        kernel_size: Kernel size of the projections.
+        padding_q: Padding of the query projection.
+        padding_kv: Padding of the key and value projections.
+        stride_q: Stride of the query projection.
+        stride_kv: Stride of the key and value projections.
+        init: `"trunc_norm"` or `"xavier"`.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tokens (B, T, embed_dim), T = height * width, plus 1 with a class
+            token, rows first.
+        height: Rows of the map that the tokens come from, by keyword.
+        width: Columns of that map, by keyword.
+
+    Returns:
+        Tokens of the input's shape.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> attention = keras_cvt.layers.ConvAttention(384, 6, cls_token=True)
+        >>> attention(keras.ops.ones((1, 197, 384)), height=14, width=14).shape
+        (1, 197, 384)
+
+    Reference:
+        Paper section 3.2; `Attention` of the official `lib/models/cls_cvt.py`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attention_drop_rate: float = 0.0,
+        cls_token: bool = False,
+        projection: str = "dw_bn",
+        kernel_size: int = 3,
+        padding_q: int = 1,
+        padding_kv: int = 1,
+        stride_q: int = 1,
+        stride_kv: int = 2,
+        init: str = "trunc_norm",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        validation.check_heads(embed_dim, num_heads)
+        validation.check_bool(qkv_bias=qkv_bias, cls_token=cls_token)
+        validation.check_rate(
+            drop_rate=drop_rate, attention_drop_rate=attention_drop_rate
+        )
+        validation.check_projections(
+            projection, kernel_size, padding_q, padding_kv, stride_q, stride_kv
+        )
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.qkv_bias = qkv_bias
+        self.drop_rate = drop_rate
+        self.attention_drop_rate = attention_drop_rate
+        self.cls_token = cls_token
+        self.projection = projection
+        self.kernel_size = kernel_size
+        self.padding_q = padding_q
+        self.padding_kv = padding_kv
+        self.stride_q = stride_q
+        self.stride_kv = stride_kv
+        self.init = init
+
+        projection_q = "linear" if projection == "avg" else projection
+        self.conv_proj_q = self._conv_proj("q", projection_q, stride_q, padding_q)
+        self.conv_proj_k = self._conv_proj("k", projection, stride_kv, padding_kv)
+        self.conv_proj_v = self._conv_proj("v", projection, stride_kv, padding_kv)
+        self.proj_q = self._linear("proj_q", qkv_bias)
+        self.proj_k = self._linear("proj_k", qkv_bias)
+        self.proj_v = self._linear("proj_v", qkv_bias)
+        self.proj = self._linear("proj", True)
+        self.attention_dropout = keras.layers.Dropout(
+            attention_drop_rate, dtype=self.dtype_policy
+        )
+        self.dropout = keras.layers.Dropout(drop_rate, dtype=self.dtype_policy)
+
+    def _conv_proj(self, letter, projection, stride, padding):
+        return ConvProjection(
+            projection,
+            self.kernel_size,
+            stride,
+            padding,
+            dtype=self.dtype_policy,
+            name=f"conv_proj_{letter}",
+        )
+
+    def _linear(self, name, use_bias):
+        return keras.layers.Dense(
+            self.embed_dim,
+            use_bias=use_bias,
+            kernel_initializer=initializers.linear_kernel(self.init),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def build(self, input_shape):
+        if input_shape[-1] != self.embed_dim:
+            raise ValueError(
+                f"Expected tokens (B, T, {self.embed_dim}). "
+                f"Received: input_shape={input_shape}"
+            )
+        for conv_proj in (self.conv_proj_q, self.conv_proj_k, self.conv_proj_v):
+            conv_proj.build((None, None, None, self.embed_dim))
+        for linear in (self.proj_q, self.proj_k, self.proj_v, self.proj):
+            linear.build((None, None, self.embed_dim))
+
+    def call(self, inputs, height, width):
+        if self.cls_token:
+            token, tokens = inputs[:, :1], inputs[:, 1:]
+        else:
+            token, tokens = None, inputs
+        feature_map = ops.reshape(tokens, (-1, height, width, self.embed_dim))
+
+        q = self._tokens(self.conv_proj_q(feature_map), token)
+        k = self._tokens(self.conv_proj_k(feature_map), token)
+        v = self._tokens(self.conv_proj_v(feature_map), token)
+        # Scaling the query costs less than scaling the scores.
+        q = self._split_heads(self.proj_q(q) * self.embed_dim**-0.5)
+        k = self._split_heads(self.proj_k(k))
+        v = self._split_heads(self.proj_v(v))
+
+        scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
+        # Half precision cannot hold a softmax over thousands of keys.
+        scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+        scores = self.attention_dropout(ops.cast(scores, v.dtype))
+        x = self._join_heads(ops.matmul(scores, v))
+        return self.dropout(self.proj(x))
+
+    def _tokens(self, feature_map, token):
+        height, width = ops.shape(feature_map)[1:3]
+        tokens = ops.reshape(feature_map, (-1, height * width, self.embed_dim))
+        return tokens if token is None else ops.concatenate([token, tokens], axis=1)
+
+    def _split_heads(self, x):
+        length = ops.shape(x)[1]
+        head_dim = self.embed_dim // self.num_heads
+        if self.num_heads == 1:
+            return ops.reshape(x, (-1, 1, length, head_dim))
+        x = ops.reshape(x, (-1, length, self.num_heads, head_dim))
+        return ops.transpose(x, (0, 2, 1, 3))  # (B, N, T, D)
+
+    def _join_heads(self, x):
+        length = ops.shape(x)[2]
+        if self.num_heads > 1:
+            x = ops.transpose(x, (0, 2, 1, 3))
+        return ops.reshape(x, (-1, length, self.embed_dim))
+
+    def compute_output_shape(self, input_shape, height=None, width=None):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "embed_dim": self.embed_dim,
+            "num_heads": self.num_heads,
+            "qkv_bias": self.qkv_bias,
+            "drop_rate": self.drop_rate,
+            "attention_drop_rate": self.attention_drop_rate,
+            "cls_token": self.cls_token,
+            "projection": self.projection,
+            "kernel_size": self.kernel_size,
+            "padding_q": self.padding_q,
+            "padding_kv": self.padding_kv,
+            "stride_q": self.stride_q,
+            "stride_kv": self.stride_kv,
+            "init": self.init,
+        }

@@ -1,0 +1,39 @@
+"""The class token."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt")
+class ClassToken(keras.layers.Layer):
+    """Puts one learned token before the tokens of every image.
+
+    Args:
+        **kwargs: Of `keras.layers.Layer`.
+
+    Returns:
+        Tokens (B, 1 + T, C) for tokens (B, T, C).
+
+    Example:
+        >>> keras_cvt.layers.ClassToken()(keras.ops.ones((2, 196, 384))).shape
+        (2, 197, 384)
+
+    Reference:
+        Paper section 3.1; `cls_token` of the official `VisionTransformer`.
+    """
+
+    def build(self, input_shape):
+        self.token = self.add_weight(
+            name="token",
+            shape=(1, 1, input_shape[-1]),
+            # The official cut at +-2 leaves a plain normal distribution.
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+
+    def call(self, inputs):
+        shape = (ops.shape(inputs)[0], 1, inputs.shape[-1])
+        return ops.concatenate([ops.broadcast_to(self.token, shape), inputs], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch, tokens, channels = input_shape
+        return (batch, None if tokens is None else tokens + 1, channels)

@@ -1,0 +1,137 @@
+"""The convolutional part of a query, key or value projection."""
+
+import keras
+from keras import ops
+
+from keras_cvt import validation
+from keras_cvt.layers import initializers
+from keras_cvt.layers.padding import pad_map
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt")
+class ConvProjection(keras.layers.Layer):
+    """Mixes and thins out a map's positions before a linear projection.
+
+    Args:
+        projection: `"dw_bn"`, a depthwise convolution and BatchNorm; `"avg"`,
+            average pooling in PyTorch's ceil mode, padded zeros counted in the
+            mean; or `"linear"`, the identity.
+        kernel_size: Kernel size.
+        stride: Stride.
+        padding: Zeros added on every side.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Returns:
+        A map (B, H', W', C) for a map (B, H, W, C).
+
+    Raises:
+        ValueError: If an argument is out of range or the input too small.
+
+    Example:
+        >>> layer = keras_cvt.layers.ConvProjection("dw_bn", 3, stride=2, padding=1)
+        >>> layer(keras.ops.ones((1, 14, 14, 384))).shape
+        (1, 7, 7, 384)
+
+    Reference:
+        Paper section 3.2; `_build_projection` of the official `Attention`.
+    """
+
+    def __init__(
+        self,
+        projection: str = "dw_bn",
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        validation.check_choice(validation.PROJECTIONS, projection=projection)
+        validation.check_int(1, kernel_size=kernel_size, stride=stride)
+        validation.check_int(0, padding=padding)
+        validation.check_pooling(projection, kernel_size, padding)
+        self.projection = projection
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+
+    def build(self, input_shape):
+        self.compute_output_shape(input_shape)
+        if self.projection != "dw_bn":
+            return
+        # Keras's "same" equals PyTorch's symmetric padding only where the stride
+        # is 1; it saves a copy of the map there.
+        self._same = self.stride == 1 and 2 * self.padding == self.kernel_size - 1
+        self.conv = keras.layers.DepthwiseConv2D(
+            self.kernel_size,
+            strides=self.stride,
+            padding="same" if self._same else "valid",
+            data_format="channels_last",
+            use_bias=False,
+            depthwise_initializer=initializers.conv(self.kernel_size**2),
+            dtype=self.dtype_policy,
+            name="conv",
+        )
+        # PyTorch's momentum of 0.1 weighs the new value, Keras's 0.9 the old one.
+        self.bn = keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="bn"
+        )
+        channels_only = (None, None, None, input_shape[-1])
+        self.conv.build(channels_only)
+        self.bn.build(channels_only)
+
+    def call(self, inputs):
+        if self.projection == "linear":
+            return inputs
+        if self.projection == "avg":
+            return self._average_pool(inputs)
+        x = inputs if self._same else pad_map(inputs, self.padding)
+        return self.bn(self.conv(x))
+
+    def _average_pool(self, x):
+        height, width = ops.shape(x)[1:3]
+        # Ceil mode reaches up to stride - 1 positions past the padded map. PyTorch
+        # counts the padding in the mean, but not what lies past it.
+        past = self.stride - 1
+        inside = pad_map(
+            ops.ones(
+                (1, height + 2 * self.padding, width + 2 * self.padding, 1), x.dtype
+            ),
+            0,
+            past,
+        )
+        mean = self._pool(pad_map(x, self.padding, self.padding + past))
+        mean = mean / self._pool(inside)
+        if self.stride + self.padding > self.kernel_size:
+            # PyTorch drops a last window that would start in the padding.
+            rows = -(-(height + self.padding) // self.stride)
+            columns = -(-(width + self.padding) // self.stride)
+            mean = mean[:, :rows, :columns]
+        return mean
+
+    def _pool(self, x):
+        return ops.average_pool(
+            x, self.kernel_size, self.stride, "valid", data_format="channels_last"
+        )
+
+    def compute_output_shape(self, input_shape):
+        if self.projection == "linear":
+            return tuple(input_shape)
+        output_size = {
+            "dw_bn": validation.conv_output_size,
+            "avg": validation.avg_output_size,
+        }[self.projection]
+        batch, height, width, channels = input_shape
+        height, width = (
+            output_size(size, self.kernel_size, self.stride, self.padding)
+            for size in (height, width)
+        )
+        return (batch, height, width, channels)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "projection": self.projection,
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+        }

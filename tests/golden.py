@@ -1,0 +1,93 @@
+"""The official code's outputs, and the formula of the weights behind them."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from keras_cvt.config import CvTConfig, StageConfig
+from keras_cvt.models import build_model
+from keras_cvt.preprocessing import EvalTransform
+
+FOLDER = Path(__file__).parent / "data" / "golden"
+# The official spec's names where ours differ.
+_NAMES = {"method": "projection", "kernel_qkv": "kernel_size"}
+_LEAVES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "bias": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+
+def load(name):
+    with np.load(FOLDER / f"{name}.npz") as archive:
+        arrays = dict(archive)
+    return arrays, json.loads(str(arrays.pop("meta")))
+
+
+def images(meta):
+    rng = np.random.default_rng([meta["seed"], zlib.crc32(b"input")])
+    return rng.standard_normal(meta["input_shape_nhwc"], dtype=np.float32)
+
+
+def weight(key, shape, seed=0):
+    rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+    if key.endswith("running_var"):
+        return 0.5 + rng.random(shape, dtype=np.float32)
+    normal = rng.standard_normal(shape, dtype=np.float32)
+    if key.endswith("running_mean"):
+        return np.float32(0.2) * normal
+    if key.endswith("cls_token"):
+        return normal
+    if len(shape) == 1:
+        small = np.float32(0.1) * normal
+        return 1 + small if key.endswith(".weight") else small
+    return normal / np.float32(np.sqrt(np.prod(shape[1:])))
+
+
+def config(meta):
+    spec = {_NAMES.get(name, name): values for name, values in meta["config"].items()}
+    stages = [
+        StageConfig(**{name: values[i] for name, values in spec.items()})
+        for i in range(len(spec["embed_dim"]))
+    ]
+    return CvTConfig(stages=tuple(stages))
+
+
+def fill(model):
+    """Give every variable the value that the formula gives its official key."""
+    for variable in model.variables:
+        if "seed_generator" in variable.path:
+            continue
+        *modules, leaf = variable.path.split("/")
+        key = ".".join(modules if leaf == "token" else [*modules, _LEAVES[leaf]])
+        shape = tuple(variable.shape)
+        if len(shape) == 4 and "conv_proj" in key:
+            height, width, channels, _ = shape
+            value = weight(key, (channels, 1, height, width)).transpose(2, 3, 0, 1)
+        elif len(shape) == 4:
+            height, width, channels_in, channels_out = shape
+            value = weight(key, (channels_out, channels_in, height, width))
+            value = value.transpose(2, 3, 1, 0)
+        elif len(shape) == 2:
+            value = weight(key, shape[::-1]).T
+        else:
+            value = weight(key, shape)
+        variable.assign(value)
+
+
+def model(meta, **kwargs):
+    network = build_model(
+        config(meta),
+        eval_transform=EvalTransform((224, 224), 0.875),
+        input_shape=(None, None, meta["in_chans"]),
+        classes=meta["num_classes"],
+        include_preprocessing=False,
+        **kwargs,
+    )
+    fill(network)
+    return network

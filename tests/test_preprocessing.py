@@ -1,0 +1,565 @@
+"""Preprocessing against PIL, on photos that scikit-image ships."""
+
+import json
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_cvt.preprocessing import (
+    EvalTransform,
+    decode_predictions,
+    preprocess_input,
+)
+
+tf = pytest.importorskip("tensorflow")
+skimage_data = pytest.importorskip("skimage.data")
+
+CROP_224 = EvalTransform((224, 224), 0.875)
+SQUASH_384 = EvalTransform((384, 384), None)
+CROP_ODD = EvalTransform((97, 161), 0.8)
+TRANSFORMS = pytest.mark.parametrize(
+    "transform", [CROP_224, SQUASH_384, CROP_ODD], ids=["crop", "squash", "odd"]
+)
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def photo(name, box=None, size=None):
+    """Return a photo in RGB, cut to `box`, then scaled to `size` (width, height)."""
+    image = Image.open(Path(skimage_data.__file__).parent / name).convert("RGB")
+    image = image.crop(box) if box else image
+    return image.resize(size, Image.Resampling.LANCZOS) if size else image
+
+
+def pil_reference(image, transform):
+    """The evaluation as the official code has it: resize, then centre crop."""
+    height, width = transform.image_size
+    if transform.crop_ratio is None:
+        resized = image.convert("RGB").resize((width, height), BICUBIC)
+        return np.asarray(resized, "float32")
+    w, h = image.size
+    target_h, target_w = (int(size / transform.crop_ratio) for size in (height, width))
+    if target_h / h >= target_w / w:
+        new_h, new_w = target_h, int(target_h * w / h)
+    else:
+        new_h, new_w = int(target_w * h / w), target_w
+    resized = image.convert("RGB").resize((new_w, new_h), BICUBIC)
+    top, left = round((new_h - height) / 2), round((new_w - width) / 2)
+    box = (left, top, left + width, top + height)
+    return np.asarray(resized.crop(box), "float32")
+
+
+# Name, box, size: what the resampling may meet.
+PHOTOS = {
+    "large": lambda: photo("astronaut.png"),
+    "landscape": lambda: photo("coffee.png"),
+    "odd landscape": lambda: photo("rocket.jpg"),
+    "sharp": lambda: photo("motorcycle_left.png"),
+    "portrait": lambda: photo("coffee.png", box=(201, 0, 450, 399)),
+    "portrait 3:1": lambda: photo("rocket.jpg", box=(250, 0, 392, 427)),
+    "small": lambda: photo("chelsea.png", size=(91, 61)),
+    "very wide": lambda: photo("motorcycle_left.png", box=(0, 200, 741, 262)),
+    "very tall": lambda: photo("motorcycle_left.png", box=(200, 0, 243, 500)),
+    "224 already": lambda: photo("astronaut.png", box=(100, 0, 324, 224)),
+    "stripes": lambda: Image.fromarray(
+        np.tile(np.uint8([[[0] * 3, [255] * 3, [255, 0, 0]]]), (131, 50, 1))
+    ),
+}
+EACH_PHOTO = pytest.mark.parametrize("name", PHOTOS)
+
+
+def max_difference(a, b):
+    assert a.shape == b.shape
+    return np.abs(np.asarray(a, "float64") - np.asarray(b, "float64")).max()
+
+
+# Fidelity
+
+
+@TRANSFORMS
+@EACH_PHOTO
+def test_pil_images_and_uint8_arrays_are_exactly_pil(name, transform):
+    image = PHOTOS[name]()
+    reference = pil_reference(image, transform)
+    for images in (image, np.asarray(image)):
+        result = preprocess_input(images, transform)
+        assert result.dtype == np.float32
+        np.testing.assert_array_equal(result, reference[None])
+
+
+@TRANSFORMS
+@EACH_PHOTO
+def test_uint8_tensors_are_within_two_levels_of_pil(name, transform):
+    image = PHOTOS[name]()
+    result = preprocess_input(tf.constant(np.asarray(image)), transform)
+    assert max_difference(result, pil_reference(image, transform)) <= 2
+
+
+@TRANSFORMS
+@EACH_PHOTO
+def test_float_images_are_within_two_levels_of_pil(name, transform):
+    image = PHOTOS[name]()
+    pixels = np.asarray(image, "float32")
+    reference = pil_reference(image, transform)
+    array = preprocess_input(pixels, transform)[0]
+    tensor = preprocess_input(tf.constant(pixels), transform)
+    assert max_difference(array, reference) <= 2
+    assert max_difference(tensor, reference) <= 2
+    # Without PIL's rounding, only float32 itself is between the two.
+    assert max_difference(array, tensor) <= 0.05
+
+
+@TRANSFORMS
+def test_a_jpeg_decoded_by_tensorflow_is_within_two_levels_of_pil(transform, tmp_path):
+    path = tmp_path / "photo.jpg"
+    photo("coffee.png").save(path, quality=90)
+    image = tf.io.decode_jpeg(
+        tf.io.read_file(str(path)), channels=3, dct_method="INTEGER_ACCURATE"
+    )
+    reference = preprocess_input(path, transform)[0]
+    assert max_difference(preprocess_input(image, transform), reference) <= 2
+
+
+def test_the_224_transform_resizes_the_short_side_to_256():
+    # A ramp along the width: one level a pixel of the source.
+    ramp = np.tile(np.arange(256, dtype="uint8")[None, :, None], (256, 1, 3))
+    result = preprocess_input(ramp, CROP_224)[0]
+    np.testing.assert_array_equal(result, ramp[16:240, 16:240])
+
+
+def test_the_384_transform_keeps_the_borders():
+    image = np.zeros((384, 384, 3), "uint8")
+    image[0], image[:, -1] = 255, 255
+    np.testing.assert_array_equal(preprocess_input(image, SQUASH_384)[0], image)
+
+
+@pytest.mark.parametrize(("excess", "offset"), [(1, 0), (3, 2), (5, 2), (7, 4)])
+def test_an_odd_crop_rounds_its_offset_to_even_as_torchvision(excess, offset):
+    columns = np.arange(100 + excess, dtype="uint8")[None, :, None]
+    image = np.tile(columns, (100, 1, 3))
+    transform = EvalTransform((100, 100), 1.0)
+    for images in (image, tf.constant(image)):
+        result = np.asarray(preprocess_input(images, transform))
+        assert result[..., 0, 0, 0] == offset
+
+
+def test_overshoot_of_bicubic_stays_in_0_to_255():
+    stripes = np.asarray(PHOTOS["stripes"](), "float32")
+    for images in (stripes, tf.constant(stripes)):
+        result = np.asarray(preprocess_input(images, SQUASH_384))
+        assert result.min() == 0
+        assert result.max() == 255
+
+
+# What images may be
+
+
+@pytest.mark.parametrize(
+    "mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I", "F", "I;16"]
+)
+def test_pil_images_of_any_mode_become_rgb_as_pil_converts(mode):
+    image = photo("chelsea.png", size=(90, 60))
+    image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
+    result = preprocess_input(image, CROP_224)
+    reference = pil_reference(image.convert("RGB"), CROP_224)
+    np.testing.assert_array_equal(result[0], reference)
+
+
+def test_exif_orientation_is_not_applied(tmp_path):
+    image = photo("coffee.png", size=(90, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.png", exif=exif)
+    result = preprocess_input(tmp_path / "turned.png", CROP_224)
+    np.testing.assert_array_equal(result[0], pil_reference(image, CROP_224))
+
+
+def test_a_list_of_paths_images_and_arrays_is_a_batch_in_order(tmp_path):
+    cat, coffee, rocket = (
+        photo(name, size=size)
+        for name, size in [
+            ("chelsea.png", (90, 60)),
+            ("coffee.png", (61, 75)),
+            ("rocket.jpg", (80, 80)),
+        ]
+    )
+    cat.save(tmp_path / "cat.png")
+    images = [
+        str(tmp_path / "cat.png"),
+        coffee,
+        np.asarray(rocket),
+        tmp_path / "cat.png",
+        tf.constant(np.asarray(coffee)),
+    ]
+    expected = [pil_reference(i, CROP_224) for i in (cat, coffee, rocket, cat, coffee)]
+    for batch in (images, tuple(images)):
+        result = preprocess_input(batch, CROP_224)
+        np.testing.assert_array_equal(result, np.stack(expected))
+
+
+def test_a_batch_is_its_images_one_by_one():
+    batch = np.stack([np.asarray(photo("coffee.png", size=(90, 70)))] * 2)
+    batch[1] = 255 - batch[1]
+    for images in (batch, batch.astype("float32")):
+        result = preprocess_input(images, CROP_224)
+        single = [preprocess_input(image, CROP_224)[0] for image in images]
+        np.testing.assert_array_equal(result, np.stack(single))
+
+
+def test_integers_of_any_width_are_pixels():
+    image = np.asarray(photo("coffee.png", size=(90, 70)))
+    expected = preprocess_input(image, CROP_224)
+    for dtype in ("uint16", "int32", "int64"):
+        result = preprocess_input(image.astype(dtype), CROP_224)
+        np.testing.assert_array_equal(result, expected)
+        tensor = preprocess_input(tf.constant(image.astype(dtype)), CROP_224)
+        assert max_difference(tensor, expected[0]) <= 2
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_channels_are_resized_independently(channels):
+    image = np.asarray(photo("coffee.png", size=(90, 70)))
+    stacked = np.concatenate([image, image[..., ::-1]], axis=-1)[..., :channels]
+    for cast in ("uint8", "float32"):
+        result = preprocess_input(stacked.astype(cast), CROP_224)
+        assert result.shape == (1, 224, 224, channels)
+        for channel in range(channels):
+            alone = preprocess_input(
+                stacked[..., channel : channel + 1].astype(cast), CROP_224
+            )
+            np.testing.assert_array_equal(result[..., channel], alone[..., 0])
+
+
+def test_torch_jax_and_keras_tensors_give_the_same_as_numpy():
+    jnp = pytest.importorskip("jax.numpy")
+    torch = pytest.importorskip("torch")
+    image = np.asarray(photo("coffee.png", size=(90, 70)), "float32")
+    expected = preprocess_input(image, CROP_224)
+    for tensor in (
+        torch.tensor(image, requires_grad=True),
+        torch.tensor(image, dtype=torch.bfloat16),
+        jnp.asarray(image),
+        jnp.asarray(image, "bfloat16"),
+        keras.Variable(image),
+    ):
+        result = preprocess_input(tensor, CROP_224)
+        assert isinstance(result, np.ndarray)
+        # Integers up to 255 are exact in bfloat16.
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_a_read_only_and_a_flipped_view_are_taken_as_they_are():
+    image = np.asarray(photo("coffee.png", size=(90, 70)))
+    assert not image.flags.writeable
+    result = preprocess_input(image[:, ::-1, ::-1], CROP_224)
+    expected = preprocess_input(image[:, ::-1, ::-1].copy(), CROP_224)
+    np.testing.assert_array_equal(result, expected)
+
+
+# TensorFlow tensors and tf.data
+
+
+@TRANSFORMS
+def test_tf_data_map_gives_what_the_eager_call_gives(transform):
+    images = [
+        np.asarray(photo("coffee.png", size=size)) for size in [(90, 70), (81, 300)]
+    ]
+    spec = tf.TensorSpec((None, None, 3), "uint8")
+    dataset = tf.data.Dataset.from_generator(lambda: images, output_signature=spec)
+    dataset = dataset.map(lambda image: preprocess_input(image, transform))
+    assert dataset.element_spec.shape == (*transform.image_size, 3)
+    assert dataset.element_spec.dtype == tf.float32
+    for image, result in zip(images, dataset, strict=True):
+        eager = preprocess_input(tf.constant(image), transform)
+        np.testing.assert_array_equal(result, eager)
+
+
+@TRANSFORMS
+def test_a_batch_inside_map_stays_a_batch(transform):
+    image = np.asarray(photo("coffee.png", size=(90, 70)))
+    dataset = tf.data.Dataset.from_tensors(np.stack([image, 255 - image]))
+    (result,) = dataset.map(lambda batch: preprocess_input(batch, transform))
+    for row, single in zip(result, (image, 255 - image), strict=True):
+        expected = preprocess_input(tf.constant(single), transform)
+        np.testing.assert_array_equal(row, expected)
+
+
+@pytest.mark.parametrize("rank", [3, 4])
+def test_static_height_and_width_are_known_when_the_input_size_is_not(rank):
+    spec = tf.TensorSpec([None] * rank, "float32")
+    traced = tf.function(
+        lambda x: preprocess_input(x, CROP_224), input_signature=[spec]
+    )
+    (output,) = traced.get_concrete_function().outputs
+    assert output.shape.as_list() == [None, 224, 224, None][4 - rank :]
+
+
+def test_an_eager_tensor_of_rank_3_keeps_its_rank_as_inside_map():
+    image = tf.zeros((50, 60, 3), "uint8")
+    assert preprocess_input(image, CROP_224).shape == (224, 224, 3)
+    assert preprocess_input(image[None], CROP_224).shape == (1, 224, 224, 3)
+
+
+# Which transform
+
+
+class ModelWithTransform(keras.Model):
+    @property
+    def eval_transform(self):
+        return SQUASH_384
+
+
+def test_a_model_is_asked_for_its_transform():
+    image = np.asarray(photo("coffee.png", size=(90, 70)))
+    result = preprocess_input(image, ModelWithTransform())
+    np.testing.assert_array_equal(result, preprocess_input(image, SQUASH_384))
+
+
+def test_a_model_without_a_transform_is_refused():
+    with pytest.raises(
+        TypeError, match=r"`EvalTransform`(?s:.*)Received: .*Sequential"
+    ):
+        preprocess_input(np.zeros((9, 9, 3), "uint8"), keras.Sequential())
+
+
+@TRANSFORMS
+def test_a_transform_survives_json(transform):
+    loaded = EvalTransform.from_dict(json.loads(json.dumps(transform.to_dict())))
+    assert loaded == transform
+    assert hash(loaded) == hash(transform)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop_ratio"),
+    [
+        (224, 0.875),
+        ((224,), 0.875),
+        ((224, 0), 0.875),
+        ((224, 224.0), 0.875),
+        ((224, 224), 0),
+        ((224, 224), 1.01),
+        ((224, 224), float("nan")),
+        ((224, 224), True),
+        ((224, 224), "0.875"),
+    ],
+)
+def test_a_transform_refuses_what_is_no_size_or_ratio(image_size, crop_ratio):
+    with pytest.raises(ValueError, match="Received: "):
+        EvalTransform(image_size, crop_ratio)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"image_size": [224, 224]}, {**CROP_224.to_dict(), "mean": 0.5}]
+)
+def test_from_dict_refuses_missing_and_unknown_fields(fields):
+    with pytest.raises(ValueError, match="Received: "):
+        EvalTransform.from_dict(fields)
+
+
+# Warnings and errors
+
+
+@pytest.mark.parametrize("convert", [np.asarray, tf.constant, lambda x: [x]])
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(1 / 255, 0.0), (1 / 128, -1.0)], ids=["0-1", "centred"]
+)
+def test_floats_that_look_normalised_warn_at_the_callers_line(convert, scale, offset):
+    image = np.asarray(photo("coffee.png", size=(90, 70)), "float32") * scale + offset
+    with pytest.warns(UserWarning, match="normalised already") as record:
+        preprocess_input(convert(image), CROP_224)
+    assert os.path.basename(record[0].filename) == os.path.basename(__file__)
+
+
+def test_floats_above_255_warn():
+    with pytest.warns(UserWarning, match="clipped"):
+        preprocess_input(np.full((9, 9, 3), 300.0), CROP_224)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((9, 9, 3), "float32"), np.ones((9, 9, 3), "uint8")],
+    ids=["black float", "dark uint8"],
+)
+def test_dark_images_do_not_warn(image):
+    preprocess_input(image, CROP_224)
+
+
+def test_a_missing_file_is_reported_as_such(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
+        preprocess_input(tmp_path / "nowhere.jpg", CROP_224)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_an_unreadable_file_is_named(suffix, tmp_path):
+    whole = tmp_path / f"whole{suffix}"
+    photo("coffee.png").save(whole)
+    text, half = tmp_path / f"text{suffix}", tmp_path / f"half{suffix}"
+    text.write_text("no image")
+    half.write_bytes(whole.read_bytes()[:3000])
+    for path in (text, half):
+        with pytest.raises(ValueError, match=rf"Received: .*{path.name}"):
+            preprocess_input([whole, path], CROP_224)
+
+
+def test_pils_guard_against_decompression_bombs_is_on(tmp_path, monkeypatch):
+    photo("coffee.png").save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(Image.DecompressionBombError):
+        preprocess_input(tmp_path / "bomb.png", CROP_224)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "no image"),
+        (np.zeros((9, 9), "uint8"), "channel axis"),
+        (np.zeros((9,), "uint8"), r"\(H, W, C\)"),
+        (np.zeros((1, 1, 9, 9, 3), "uint8"), r"\(H, W, C\)"),
+        (np.zeros((0, 9, 3), "uint8"), "no pixels"),
+        (np.zeros((0, 9, 9, 3), "uint8"), "no pixels"),
+        (np.zeros((3, 32, 32), "uint8"), "channels first"),
+        (np.zeros((2, 3, 32, 32), "uint8"), "channels first"),
+        (np.full((9, 9, 3), np.nan), "finite"),
+        (np.full((9, 9, 3), np.inf), "finite"),
+        (np.full((9, 9, 3), 256, "uint16"), "0-255"),
+        (np.full((9, 9, 3), -1), "0-255"),
+        (np.ones((9, 9, 3), bool), "integers or floats"),
+        (np.full((9, 9, 3), "a.jpg"), "integers or floats"),
+    ],
+)
+def test_what_is_no_image_is_refused(images, message):
+    with pytest.raises(ValueError, match=f"(?s){message}.*Received: "):
+        preprocess_input(images, CROP_224)
+    # A TensorFlow tensor of the same content gets the same answer.
+    if isinstance(images, np.ndarray) and images.dtype.kind != "U":
+        with pytest.raises(ValueError, match=f"(?s){message}.*Received: "):
+            preprocess_input(tf.constant(images), CROP_224)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [np.zeros((9, 9, 3), "uint8"), np.zeros((9, 9, 1), "uint8")],
+        [np.zeros((1, 9, 9, 3), "uint8")],
+    ],
+    ids=["channels differ", "a batch in a list"],
+)
+def test_a_list_that_makes_no_batch_is_refused(images):
+    with pytest.raises(ValueError, match="Received: "):
+        preprocess_input(images, CROP_224)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [None, 3, [[1, 2], [3, 4]], b"a.jpg", {"image": 1}, object()],
+    ids=["None", "number", "numbers", "bytes", "dict", "object"],
+)
+def test_other_types_are_refused(images):
+    with pytest.raises(TypeError, match="Received: "):
+        preprocess_input(images, CROP_224)
+
+
+def test_a_path_tensor_is_refused_with_the_way_to_read_it():
+    with pytest.raises(ValueError, match="INTEGER_ACCURATE(?s:.*)Received: "):
+        preprocess_input(tf.constant("cat.jpg"), CROP_224)
+
+
+def test_a_tensor_of_unknown_rank_is_refused_with_the_way_to_state_it():
+    spec = tf.TensorSpec(None, "uint8")
+    traced = tf.function(
+        lambda x: preprocess_input(x, CROP_224), input_signature=[spec]
+    )
+    with pytest.raises(ValueError, match="ensure_shape"):
+        traced.get_concrete_function()
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        tf.data.Dataset.from_tensors(0),
+        tf.ragged.constant([[1], [2, 3]]),
+        keras.KerasTensor((None, 9, 9, 3)),
+    ],
+    ids=["dataset", "ragged", "symbolic"],
+)
+def test_what_is_no_dense_tensor_is_refused(images):
+    with pytest.raises(TypeError, match="Received: "):
+        preprocess_input(images, CROP_224)
+
+
+# Predictions
+
+
+def test_predictions_are_named_in_falling_order():
+    scores = np.random.default_rng(0).random((3, 1000), "float32")
+    scores[0, [0, 999, 281]] = [3.0, 2.5, 2.25]
+    decoded = decode_predictions(scores, top=3)
+    assert decoded[0] == [
+        ("n01440764", "tench", 3.0),
+        ("n15075141", "toilet_tissue", 2.5),
+        ("n02123045", "tabby", 2.25),
+    ]
+    for row, named in zip(scores, decoded, strict=True):
+        values = [score for _, _, score in named]
+        assert values == sorted(row.tolist(), reverse=True)[:3]
+        assert all(type(score) is float for score in values)
+
+
+def test_all_thousand_classes_have_a_wnid_of_their_own():
+    ((*named,),) = decode_predictions(-np.arange(1000.0)[None], top=1000)
+    assert len({wnid for wnid, _, _ in named}) == 1000
+    assert [score for _, _, score in named] == (-np.arange(1000.0)).tolist()
+
+
+def test_predictions_may_be_tensors_of_any_backend():
+    jnp = pytest.importorskip("jax.numpy")
+    torch = pytest.importorskip("torch")
+    scores = np.random.default_rng(0).random((2, 1000), "float32")
+    expected = decode_predictions(scores)
+    assert [len(named) for named in expected] == [5, 5]
+    for convert in (tf.constant, jnp.asarray, torch.tensor):
+        assert decode_predictions(convert(scores)) == expected
+    leaf = torch.tensor(scores, requires_grad=True)
+    assert decode_predictions(leaf) == expected
+
+
+def test_no_images_have_no_predictions():
+    assert decode_predictions(np.zeros((0, 1000))) == []
+
+
+@pytest.mark.parametrize("shape", [(1000,), (2, 999), (1, 2, 1000), ()])
+def test_predictions_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="Received: "):
+        decode_predictions(np.zeros(shape))
+
+
+@pytest.mark.parametrize("top", [0, -1, 1001, 2.0, None, True])
+def test_top_is_between_1_and_1000(top):
+    with pytest.raises(ValueError, match="Received: "):
+        decode_predictions(np.zeros((1, 1000)), top=top)
+
+
+# Tags: needs keras_cvt.zoo
+
+
+@pytest.mark.parametrize(
+    ("tag", "transform"),
+    [
+        ("imagenet", CROP_224),
+        ("imagenet_384", SQUASH_384),
+        ("cvtw24/imagenet", SQUASH_384),
+    ],
+)
+def test_a_tag_stands_for_the_transform_of_its_weights(tag, transform):
+    image = np.asarray(photo("coffee.png", size=(90, 70)))
+    result = preprocess_input(image, tag)
+    np.testing.assert_array_equal(result, preprocess_input(image, transform))
+
+
+def test_an_unknown_tag_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="imagenet_384"):
+        preprocess_input(np.zeros((9, 9, 3), "uint8"), "imagenet_385")

@@ -80,9 +80,11 @@ class MLP(keras.layers.Layer):
         self.fc2.build((*input_shape[:-1], self.fc1.units))
 
     def call(self, inputs):
-        x = self.fc1(inputs)
+        # Two axes let TensorFlow fuse a Dense layer's product and bias.
+        x = self.fc1(ops.reshape(inputs, (-1, inputs.shape[-1])))
         x = self.dropout(_ACTIVATIONS[self.activation](x))
-        return self.dropout(self.fc2(x))
+        x = self.dropout(self.fc2(x))
+        return ops.reshape(x, (-1, *ops.shape(inputs)[1:-1], self.embed_dim))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.embed_dim)

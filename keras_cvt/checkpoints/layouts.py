@@ -1,0 +1,163 @@
+"""Name maps: every layout that users hold, to and from the official one.
+
+The canonical layout is the official state dict: keys such as
+`stage2.blocks.3.attn.proj_q.weight`, arrays of PyTorch's shapes (convolutions
+(out, in, height, width), linear layers (out, in)).
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+# Official name of a module inside a block or a stage -> transformers' name.
+_TRANSFORMERS_MODULES = {
+    "patch_embed.proj": "embedding.convolution_embeddings.projection",
+    "patch_embed.norm": "embedding.convolution_embeddings.normalization",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj_q": "attention.attention.projection_query",
+    "attn.proj_k": "attention.attention.projection_key",
+    "attn.proj_v": "attention.attention.projection_value",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+} | {
+    f"attn.conv_proj_{letter}.{ours}": (
+        f"attention.attention.convolution_projection_{word}"
+        f".convolution_projection.{theirs}"
+    )
+    for letter, word in (("q", "query"), ("k", "key"), ("v", "value"))
+    for ours, theirs in (("conv", "convolution"), ("bn", "normalization"))
+}
+_OFFICIAL_MODULES = {theirs: ours for ours, theirs in _TRANSFORMERS_MODULES.items()}
+_TRANSFORMERS_TOP = {"norm": "layernorm", "head": "classifier"}
+
+# Keras's name of a variable -> PyTorch's.
+KERAS_LEAVES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "bias": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+
+_OFFICIAL_KEY = re.compile(r"(stage\d+|norm|head)\.")
+_TRANSFORMERS_KEY = re.compile(r"(?:cvt\.)?encoder\.stages\.(\d+)\.(.+)")
+_TRANSFORMERS_BLOCK = re.compile(r"layers\.(\d+)\.(.+)")
+
+
+def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
+    """Rename a checkpoint's arrays to the official keys and shapes.
+
+    Args:
+        state: What `readers.read_checkpoint` returns.
+
+    Returns:
+        The official state dict, and the layout that was recognised: `"official"`,
+        `"transformers"`, `"transformers_tf"` or `"cvt_tensorflow"`. BatchNorm's
+        `num_batches_tracked` is left out; a key that the layout does not know
+        keeps its name.
+
+    Raises:
+        ValueError: If no key looks like a CvT's.
+    """
+    for layout, recognise in _LAYOUTS.items():
+        if any(recognise(name) for name in state):
+            break
+    else:
+        raise ValueError(
+            "Expected a CvT checkpoint (official, transformers', TFCvt's or "
+            f"cvt-tensorflow's names). Received names such as {list(state)[:3]}"
+        )
+    official = {}
+    for name, array in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if layout in ("transformers_tf", "cvt_tensorflow"):
+            name, array = _from_keras_2(name, array)
+        if layout.startswith("transformers"):
+            name = _from_transformers(name)
+        official[name] = array
+    return official, layout
+
+
+def to_transformers(name: str) -> str:
+    """Return transformers' name of an official key."""
+    module, leaf = name.rsplit(".", 1)
+    if module in _TRANSFORMERS_TOP:
+        return f"{_TRANSFORMERS_TOP[module]}.{leaf}"
+    stage, _, rest = name.partition(".")
+    prefix = f"cvt.encoder.stages.{stage.removeprefix('stage')}"
+    if rest == "cls_token":
+        return f"{prefix}.cls_token"
+    block = re.fullmatch(r"blocks\.(\d+)\.(.+)", rest)
+    if block:
+        prefix, rest = f"{prefix}.layers.{block[1]}", block[2]
+    module, leaf = rest.rsplit(".", 1)
+    return f"{prefix}.{_TRANSFORMERS_MODULES[module]}.{leaf}"
+
+
+def _from_transformers(name):
+    for ours, theirs in _TRANSFORMERS_TOP.items():
+        if name.startswith(f"{theirs}."):
+            return ours + name.removeprefix(theirs)
+    match = _TRANSFORMERS_KEY.fullmatch(name)
+    if not match:
+        return name
+    prefix, rest = f"stage{match[1]}", match[2]
+    block = _TRANSFORMERS_BLOCK.fullmatch(rest)
+    if block:
+        prefix, rest = f"{prefix}.blocks.{block[1]}", block[2]
+    module, _, leaf = rest.rpartition(".")
+    module = _OFFICIAL_MODULES.get(module, module)
+    return ".".join(part for part in (prefix, module, leaf) if part)
+
+
+def _from_keras_2(name, array):
+    """Names and shapes of a Keras 2 `.h5`, both TensorFlow ports."""
+    name = name.removesuffix(":0").replace("/", ".")
+    name = re.sub(r"\.conv2d(_\d+)?\.", ".", name)
+    # The model's own name comes first, and often twice.
+    starts = re.finditer(
+        r"(?:^|\.)(encoder\.stages\.|stage\d+\.|layernorm\.|classifier\.|norm\.|head\.)"
+        r"(?!(?:.*\.)?\1)",
+        name,
+    )
+    start = next(starts, None)
+    if start:
+        name = name[start.start(1) :]
+    module, _, leaf = name.rpartition(".")
+    if leaf in KERAS_LEAVES:
+        name = f"{module}.{KERAS_LEAVES[leaf]}"
+    return name, from_keras_shape(array)
+
+
+def from_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
+    """Turn a Keras kernel into PyTorch's axis order; leave vectors as they are.
+
+    Args:
+        array: A kernel or vector.
+        depthwise: Whether a 4-axis kernel is a DepthwiseConv2D's (h, w, C, 1), not
+            a (grouped) Conv2D's (h, w, in, out).
+    """
+    if array.ndim == 4:
+        return array.transpose(2, 3, 0, 1) if depthwise else array.transpose(3, 2, 0, 1)
+    return array.T if array.ndim == 2 else array
+
+
+def to_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
+    """Undo `from_keras_shape`."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 0, 1) if depthwise else array.transpose(2, 3, 1, 0)
+    return array.T if array.ndim == 2 else array
+
+
+# In the order in which they are tried; the HDF5 names carry a ":0".
+_LAYOUTS = {
+    "transformers_tf": lambda name: name.endswith(":0") and "encoder/stages" in name,
+    "cvt_tensorflow": lambda name: name.endswith(":0") and name.startswith("stage"),
+    "transformers": _TRANSFORMERS_KEY.match,
+    "official": _OFFICIAL_KEY.match,
+}

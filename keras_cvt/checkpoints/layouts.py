@@ -63,10 +63,8 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
     Raises:
         ValueError: If no key looks like a CvT's.
     """
-    for layout, recognise in _LAYOUTS.items():
-        if any(recognise(name) for name in state):
-            break
-    else:
+    layout = _recognise(state)
+    if layout is None:
         raise ValueError(
             "Expected a CvT checkpoint (official, transformers', TFCvt's or "
             f"cvt-tensorflow's names). Received names such as {list(state)[:3]}"
@@ -81,6 +79,13 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
             name = _from_transformers(name)
         official[name] = array
     return official, layout
+
+
+def _recognise(state):
+    for layout, belongs in _LAYOUTS.items():
+        if any(belongs(name) for name in state):
+            return layout
+    return None
 
 
 def to_transformers(name: str) -> str:

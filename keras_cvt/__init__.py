@@ -1,6 +1,6 @@
 """CvT (Convolutional vision Transformer, arXiv 2103.15808) for Keras 3."""
 
-from keras_cvt import layers
+from keras_cvt import checkpoints, layers
 from keras_cvt.config import CvTConfig, StageConfig
 from keras_cvt.models import CvTModel, build_model
 from keras_cvt.preprocessing import decode_predictions, preprocess_input
@@ -12,6 +12,7 @@ __all__ = [
     "CvTModel",
     "StageConfig",
     "build_model",
+    "checkpoints",
     "decode_predictions",
     "layers",
     "preprocess_input",

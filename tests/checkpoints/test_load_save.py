@@ -1,0 +1,166 @@
+"""Loading is exact and strict; saving gives PyTorch the same network."""
+
+import dataclasses
+import logging
+
+import golden
+import keras
+import numpy as np
+import pytest
+
+from keras_cvt.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from keras_cvt.checkpoints.readers import read_checkpoint
+from keras_cvt.models import build_model
+from keras_cvt.preprocessing import EvalTransform
+
+pytestmark = pytest.mark.any_backend
+CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
+OFFICIAL = CHECKPOINTS / "official_zip.pth"
+
+
+def tiny(activation="quick_gelu", **kwargs):
+    _, meta = golden.load("tiny_base")
+    config = dataclasses.replace(golden.config(meta), activation=activation)
+    return build_model(
+        config,
+        eval_transform=EvalTransform((64, 64), None),
+        include_preprocessing=False,
+        **{"classes": 10, **kwargs},
+    )
+
+
+def outputs(model):
+    with np.load(CHECKPOINTS / "hf_expected.npz") as archive:
+        return keras.ops.convert_to_numpy(model(archive["input_nhwc"]))
+
+
+def weights(model):
+    return [keras.ops.convert_to_numpy(v) for v in model.variables]
+
+
+def expected(name):
+    source, key = {
+        "official": (golden.FOLDER / "tiny_base.npz", "logits"),
+        "transformers": (CHECKPOINTS / "hf_expected.npz", "logits_gelu"),
+        "cvt_tensorflow": (CHECKPOINTS / "cvt_tensorflow_expected.npz", "logits"),
+    }[name]
+    with np.load(source) as archive:
+        return archive[key]
+
+
+@pytest.mark.parametrize(
+    ("file", "activation", "origin", "tolerance"),
+    [
+        ("official_zip.pth", "quick_gelu", "official", 2e-5),
+        ("official_legacy.pth", "quick_gelu", "official", 2e-5),
+        ("official_training_checkpoint.pth", "quick_gelu", "official", 2e-5),
+        ("official_fp16.pth", "quick_gelu", "official", 5e-3),
+        ("hf_pt/model.safetensors", "gelu", "transformers", 2e-5),
+        ("hf_pt/pytorch_model.bin", "gelu", "transformers", 2e-5),
+        ("hf_tf/tf_model.h5", "gelu", "transformers", 2e-5),
+        ("cvt_tensorflow.h5", "quick_gelu", "cvt_tensorflow", 2e-5),
+    ],
+)
+def test_every_file_gives_its_owners_logits(file, activation, origin, tolerance):
+    model = tiny(activation)
+    load_checkpoint(model, CHECKPOINTS / file)
+    np.testing.assert_allclose(outputs(model), expected(origin), rtol=0, atol=tolerance)
+
+
+def test_everything_that_does_not_fit_is_listed_and_the_model_untouched():
+    state = read_checkpoint(OFFICIAL)
+    del state["stage1.blocks.0.norm1.weight"]
+    state["surprise.weight"] = np.ones(3, "float32")
+    state["head.bias"] = np.ones(7, "float32")
+    model = tiny()
+    before = weights(model)
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(model, state)
+    for line in (
+        "missing: stage1.blocks.0.norm1.weight",
+        "unexpected: surprise.weight",
+        "wrong shape: head.bias is (7,), the model has (10,)",
+    ):
+        assert line in str(error.value)
+    for old, new in zip(before, weights(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_without_strict_the_rest_is_loaded_and_what_is_left_out_is_said(caplog):
+    state = read_checkpoint(OFFICIAL)
+    state["head.bias"] = np.ones(7, "float32")
+    with caplog.at_level(logging.WARNING):
+        report = load_checkpoint(tiny(), state, strict=False)
+    assert report.mismatched == (("head.bias", (10,), (7,)),)
+    assert len(report.loaded) == 202
+    assert "head.bias" in caplog.text
+
+
+def test_only_takes_the_named_parts():
+    model = tiny()
+    before = weights(model.get_layer("stage2"))
+    report = load_checkpoint(model, OFFICIAL, only=("stage0", "stage1"))
+    assert {key.split(".")[0] for key in report.loaded} == {"stage0", "stage1"}
+    for old, new in zip(before, weights(model.get_layer("stage2")), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_only_names_parts_of_the_model():
+    with pytest.raises(ValueError, match="stage0.*stage7"):
+        load_checkpoint(tiny(), OFFICIAL, only=("stage7",))
+
+
+def test_a_backbone_takes_a_whole_checkpoint():
+    report = load_checkpoint(tiny(include_top=False), OFFICIAL)
+    assert not report.unexpected and not report.missing
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_an_official_file_makes_the_round_trip_unchanged(tmp_path, suffix):
+    model = tiny()
+    load_checkpoint(model, OFFICIAL)
+    save_checkpoint(model, tmp_path / f"back{suffix}")
+    original, back = (
+        read_checkpoint(path) for path in (OFFICIAL, tmp_path / f"back{suffix}")
+    )
+    assert set(back) == set(original)
+    for key, array in original.items():
+        np.testing.assert_array_equal(back[key], array, err_msg=key)
+    assert [path.name for path in tmp_path.iterdir()] == [f"back{suffix}"]
+
+
+def test_transformers_computes_the_same_from_what_was_saved(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = tiny("gelu")
+    golden.fill(model)
+    save_checkpoint(model, tmp_path / "model.safetensors", layout="transformers")
+    config = transformers.CvtConfig(**model.cvt_config.to_transformers(classes=10))
+    reference = transformers.CvtForImageClassification.from_pretrained(
+        tmp_path, config=config
+    ).eval()
+    with np.load(CHECKPOINTS / "hf_expected.npz") as archive:
+        images = torch.from_numpy(archive["input_nhwc"].transpose(0, 3, 1, 2).copy())
+    with torch.inference_mode():
+        logits = reference(images).logits.cpu().numpy()
+    np.testing.assert_allclose(outputs(model), logits, rtol=0, atol=2e-5)
+
+
+def test_saving_a_quick_gelu_model_for_transformers_warns(tmp_path):
+    with pytest.warns(UserWarning, match="exact GELU"):
+        save_checkpoint(tiny(), tmp_path / "x.safetensors", layout="transformers")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="full"):
+        import safetensors.numpy
+
+        def full(*_, **__):
+            raise OSError("disk full")
+
+        monkeypatch.setattr(safetensors.numpy, "save_file", full)
+        save_checkpoint(tiny(), path)
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1

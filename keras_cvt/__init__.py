@@ -1,17 +1,21 @@
 """CvT (Convolutional vision Transformer, arXiv 2103.15808) for Keras 3."""
 
 from keras_cvt import checkpoints, layers
+from keras_cvt.builders import CvT, CvT13, CvT21, CvTW24
 from keras_cvt.config import CvTConfig, StageConfig
-from keras_cvt.models import CvTModel, build_model
+from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing import decode_predictions, preprocess_input
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CvT",
+    "CvT13",
+    "CvT21",
+    "CvTW24",
     "CvTConfig",
     "CvTModel",
     "StageConfig",
-    "build_model",
     "checkpoints",
     "decode_predictions",
     "layers",

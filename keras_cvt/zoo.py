@@ -1,14 +1,28 @@
-"""The published weights: one record each.
+"""The published weights: one record each, and the way to a local file.
 
 The Hub repositories belong to the organisation `microsoft`.
 """
 
-from dataclasses import dataclass
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from keras_cvt import hub_files
+from keras_cvt.checkpoints import CheckpointError, layouts, readers
 from keras_cvt.preprocessing import EvalTransform
+
+logger = logging.getLogger(__name__)
 
 _CROP_224 = EvalTransform((224, 224), 0.875)
 _SQUASH_384 = EvalTransform((384, 384), None)
+
+
+class UnknownWeightsError(ValueError):
+    """A name that no published weights have."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,8 @@ class WeightsRecord:
         top1: ImageNet-1k accuracy in percent, measured by third parties.
         top5: The same, of the best five.
         imagenet_v2_top1: ImageNet-V2 accuracy in percent.
+        revision: Commit of the repository, or None where it is not known.
+        sha256: Hash of each file of that commit, where known.
     """
 
     model: str
@@ -32,6 +48,8 @@ class WeightsRecord:
     top1: float
     top5: float
     imagenet_v2_top1: float
+    revision: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -91,22 +109,108 @@ WEIGHTS = (
 _ALIASES = {"cvtw24/imagenet": "cvtw24/imagenet22k_384"}
 
 
-def eval_transform(name: str) -> EvalTransform:
-    """Return how images are made for the weights called `name`.
+def find(name: str, model: str | None = None) -> WeightsRecord:
+    """Return the weights called `name`.
 
     Args:
-        name: A full name such as `"cvtw24/imagenet"`, or a bare tag. The bare
-            `"imagenet"` means 224 pixels; CvT-W24 needs its full name.
+        name: A full name such as `"cvtw24/imagenet"`, or a bare tag.
+        model: The model that a bare tag is of. Without it the bare `"imagenet"`
+            means 224 pixels; CvT-W24 needs its full name.
 
     Raises:
-        ValueError: If there are no such weights; the valid names are listed.
+        UnknownWeightsError: If there are none; the valid names are listed.
     """
-    full_name = _ALIASES.get(name, name)
-    for record in WEIGHTS:
+    full_name = name if model is None or "/" in name else f"{model}/{name}"
+    full_name = _ALIASES.get(full_name, full_name)
+    candidates = [r for r in WEIGHTS if model in (None, r.model)]
+    for record in candidates:
         if full_name in (record.name, record.tag):
-            return record.eval_transform
-    valid = [*dict.fromkeys(r.tag for r in WEIGHTS), *(r.name for r in WEIGHTS)]
-    raise ValueError(
-        f"There are no weights of that name; valid are {[*valid, *_ALIASES]}. "
-        f"Received: {name!r}"
+            return record
+    tags = [*dict.fromkeys(r.tag for r in candidates), *(r.name for r in candidates)]
+    raise UnknownWeightsError(
+        f"There are no weights of that name{f' for {model}' if model else ''}; valid "
+        f"are {[*tags, *(a for a in _ALIASES if a.startswith(model or ''))]}, None, a "
+        f"file's path and 'hf://org/repo'. Received: {name!r}"
     )
+
+
+def find_repo(repo_id: str) -> WeightsRecord | None:
+    """Return the published weights of a Hub repository, if it is one of theirs."""
+    return next((r for r in WEIGHTS if r.repo == repo_id), None)
+
+
+def eval_transform(name: str) -> EvalTransform:
+    """Return how images are made for the weights called `name`; see `find`."""
+    return find(name).eval_transform
+
+
+def cache_folder() -> Path:
+    """Return where converted weights are kept: `keras_cvt` beside Keras's files."""
+    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+    return Path(home) / "keras_cvt"
+
+
+def fetch(record: WeightsRecord) -> Path:
+    """Return a local file of published weights, official layout.
+
+    The first call downloads and converts; later ones need no network. The file's
+    name carries the first half of the hash of its content, which is checked at
+    every call: a damaged file is made anew.
+
+    Raises:
+        FileNotFoundError: If the repository or its files do not exist.
+        OSError: If the Hub cannot be reached and nothing is cached.
+        CheckpointError: If a download does not have its recorded hash, or cannot
+            be read even after a second try.
+    """
+    stem = f"{record.repo.replace('/', '--')}@{record.revision or 'main'}"
+    folder = cache_folder()
+    for path in sorted(folder.glob(f"{stem}.*.safetensors")):
+        if path.name.split(".")[-2] == _digest(path)[:32]:
+            return path
+        logger.warning("%s is damaged and is made anew.", path)
+        path.unlink(missing_ok=True)
+    try:
+        state = _read_download(record, force=False)
+    except CheckpointError as error:
+        logger.warning("The download of %s is repeated: %s", record.repo, error)
+        state = _read_download(record, force=True)
+    return _store(state, folder, stem)
+
+
+def _read_download(record, force):
+    path = hub_files.download_checkpoint(record.repo, record.revision, force)
+    expected = record.sha256.get(path.name)
+    if expected is not None and _digest(path) != expected:
+        raise CheckpointError(
+            f"{path.name} of {record.repo} should have the SHA-256 {expected}. "
+            f"Received: {_digest(path)}"
+        )
+    return layouts.to_official(readers.read_checkpoint(path))[0]
+
+
+def _store(state, folder, stem):
+    """Write under a name of its own, then rename: no reader sees half a file.
+
+    Two processes that convert at once write the same content to the same name, so
+    no lock is needed.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".converting-")
+    os.close(descriptor)
+    try:
+        save_file({k: np.ascontiguousarray(a) for k, a in state.items()}, temporary)
+        path = folder / f"{stem}.{_digest(temporary)[:32]}.safetensors"
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

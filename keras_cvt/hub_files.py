@@ -1,0 +1,140 @@
+"""Files of a Hugging Face Hub repository, on the local disk."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+# What a repository may hold, best first: the format that cannot run code, then the
+# one that holds arrays only, then pickles (read by a restricted reader).
+CHECKPOINT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")
+
+_MAX_CONFIG_BYTES = 4 * 2**20
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise ValueError unless `repo_id` reads like `org/repo`."""
+    if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
+        raise ValueError(
+            f"Expected a Hub repository as 'hf://org/repo'. Received: {repo_id!r}"
+        )
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """Return the best checkpoint file of a local folder.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+    """
+    for name in CHECKPOINT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"Expected one of {', '.join(CHECKPOINT_FILES)} in {folder}. "
+        f"Received: {sorted(os.listdir(folder))[:10]}"
+    )
+
+
+def download_checkpoint(
+    repo_id: str, revision: str | None = None, force: bool = False
+) -> Path:
+    """Download a repository's best checkpoint file, or find it in the Hub's cache.
+
+    huggingface_hub does the work: progress bar, cache, resumption, retries, offline
+    mode (`HF_HUB_OFFLINE`) and another endpoint (`HF_ENDPOINT`).
+
+    Args:
+        repo_id: Such as `"microsoft/cvt-13"`.
+        revision: Branch, tag or commit; None is the main branch.
+        force: Whether to download again what the cache holds.
+
+    Raises:
+        ValueError: If `repo_id` is no repository's name.
+        FileNotFoundError: If the repository or a checkpoint in it does not exist.
+        OSError: If the Hub cannot be reached and nothing is cached.
+    """
+    for name in CHECKPOINT_FILES:
+        path = _download(repo_id, name, revision, force)
+        if path is not None:
+            return path
+    raise FileNotFoundError(
+        f"The Hub repository {repo_id} holds none of {', '.join(CHECKPOINT_FILES)}."
+    )
+
+
+def download_config(repo_id: str, revision: str | None = None) -> dict[str, Any] | None:
+    """Return a repository's `config.json`, or None if it has none.
+
+    Raises:
+        ValueError: If the file is no JSON object of a sane size.
+        OSError: As `download_checkpoint`.
+    """
+    path = _download(repo_id, "config.json", revision, False)
+    return None if path is None else read_config(path)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a `config.json`.
+
+    Raises:
+        ValueError: If the file is no JSON object of a sane size.
+    """
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(
+            f"Expected at most {_MAX_CONFIG_BYTES} bytes. Received: {path}"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"Expected JSON in {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"Expected a JSON object. Received: {path}")
+    return values
+
+
+def _download(repo_id, name, revision, force):
+    """Return the file's path, or None where the repository does not have it."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    check_repo_id(repo_id)
+    way_out = (
+        "To load a file that you have, pass its path: weights='path/to/checkpoint'."
+    )
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                repo_id, name, revision=revision, force_download=force
+            )
+        )
+    except errors.LocalEntryNotFoundError as error:
+        # A subclass of EntryNotFoundError: here nobody could be asked.
+        raise OSError(
+            f"The Hub cannot be reached (or HF_HUB_OFFLINE is set) and {name} of "
+            f"{repo_id} is not in the local cache. {way_out}"
+        ) from error
+    except errors.EntryNotFoundError:
+        return None
+    except errors.GatedRepoError as error:
+        raise PermissionError(
+            f"The Hub repository {repo_id} needs your token and its owner's consent. "
+            f"{way_out}"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise FileNotFoundError(
+            f"There is no Hub repository {repo_id} with revision "
+            f"{revision or 'main'}, or it is private and no token is set. {way_out}"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "unknown")
+        raise OSError(
+            f"The Hub answered with status {status} for {name} of {repo_id}; try "
+            f"again later. {way_out}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"The download of {name} of {repo_id} broke off "
+            f"({type(error).__name__}); the next call resumes it. {way_out}"
+        ) from error

@@ -5,6 +5,7 @@ from keras_cvt.builders import CvT, CvT13, CvT21, CvTW24
 from keras_cvt.config import CvTConfig, StageConfig
 from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing import decode_predictions, preprocess_input
+from keras_cvt.zoo import list_models, list_weights
 
 __version__ = "0.1.0"
 
@@ -19,5 +20,7 @@ __all__ = [
     "checkpoints",
     "decode_predictions",
     "layers",
+    "list_models",
+    "list_weights",
     "preprocess_input",
 ]

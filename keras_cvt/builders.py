@@ -15,8 +15,6 @@ from keras_cvt.preprocessing import EvalTransform
 
 logger = logging.getLogger(__name__)
 
-_HUB = "hf://"
-
 _ARGUMENTS = """
     Args:
         include_top: Whether the model ends in the classification head.
@@ -86,8 +84,8 @@ def _resolve(weights, model) -> _Checkpoint:
             "`weights` must be None, a name, a path or 'hf://org/repo'. "
             f"Received: weights={weights!r}"
         )
-    if isinstance(weights, str) and weights.startswith(_HUB):
-        return _from_hub(weights.removeprefix(_HUB))
+    if isinstance(weights, str) and weights.startswith(hub_files.SCHEME):
+        return _from_hub(weights.removeprefix(hub_files.SCHEME))
     try:
         # First, so that a folder called "imagenet" cannot stand in for the weights.
         return _published(zoo.find(str(weights), model))

@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+# Before `org/repo`, wherever a checkpoint is named.
+SCHEME = "hf://"
+
 # What a repository may hold, best first: the format that cannot run code, then the
 # one that holds arrays only, then pickles (read by a restricted reader).
 CHECKPOINT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")

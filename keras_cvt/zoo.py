@@ -11,14 +11,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keras_cvt import hub_files
+from keras_cvt import config as configs
+from keras_cvt import hub_files, profile
 from keras_cvt.checkpoints import CheckpointError, layouts, readers
+from keras_cvt.config import CvTConfig
 from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.tables import Table
 
 logger = logging.getLogger(__name__)
 
 _CROP_224 = EvalTransform((224, 224), 0.875)
 _SQUASH_384 = EvalTransform((384, 384), None)
+
+
+# As the repositories are tagged. The architecture's official code is MIT (Microsoft);
+# ImageNet itself is for non-commercial research.
+LICENSE = "apache-2.0"
+
+MODELS: Mapping[str, CvTConfig] = {
+    "cvt13": configs.CVT_13,
+    "cvt21": configs.CVT_21,
+    "cvtw24": configs.CVT_W24,
+}
 
 
 class UnknownWeightsError(ValueError):
@@ -107,6 +121,62 @@ WEIGHTS = (
 
 # The only weights of CvT-W24 answer to the usual tag as well.
 _ALIASES = {"cvtw24/imagenet": "cvtw24/imagenet22k_384"}
+
+
+def list_models() -> Mapping[str, CvTConfig]:
+    """Return the published networks by name; printed, a table of their cost.
+
+    Example:
+        >>> print(keras_cvt.list_models())
+    """
+    return Table(
+        MODELS,
+        {
+            "model": lambda name, _: name,
+            "embed_dim": lambda _, c: ", ".join(str(s.embed_dim) for s in c.stages),
+            "depth": lambda _, c: ", ".join(str(s.depth) for s in c.stages),
+            "parameters": lambda _, c: profile.parameters(c),
+            "GMACs 224": lambda _, c: profile.macs(c, 224, 224) / 1e9,
+            "GMACs 384": lambda _, c: profile.macs(c, 384, 384) / 1e9,
+        },
+    )
+
+
+def list_weights(model: str | None = None) -> Mapping[str, WeightsRecord]:
+    """Return the published weights; printed, a table with their accuracy.
+
+    Args:
+        model: `"cvt13"`, `"cvt21"` or `"cvtw24"`: only its weights, by tag. Without
+            it all of them, by full names such as `"cvt13/imagenet"`.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    if model is not None and model not in MODELS:
+        raise ValueError(f"`model` is one of {list(MODELS)}. Received: model={model!r}")
+    names = {record.name: record for record in WEIGHTS}
+    names |= {alias: names[name] for alias, name in _ALIASES.items()}
+    if model is not None:
+        names = {
+            name.removeprefix(f"{model}/"): record
+            for name, record in names.items()
+            if record.model == model
+        }
+    return Table(
+        names,
+        {
+            "weights": lambda name, _: name,
+            "size": lambda _, r: r.eval_transform.image_size[0],
+            "parameters": lambda _, r: profile.parameters(MODELS[r.model]),
+            "GMACs": lambda _, r: (
+                profile.macs(MODELS[r.model], *r.eval_transform.image_size) / 1e9
+            ),
+            "top-1 %": lambda _, r: r.top1,
+            "top-5 %": lambda _, r: r.top5,
+            "licence": lambda *_: LICENSE,
+            "origin": lambda _, r: r.repo,
+        },
+    )
 
 
 def find(name: str, model: str | None = None) -> WeightsRecord:

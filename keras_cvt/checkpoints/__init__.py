@@ -1,5 +1,6 @@
 """Checkpoints of CvT: read any layout, load strictly, write back."""
 
+import json
 import os
 import tempfile
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_cvt import hub_files
 from keras_cvt.checkpoints import assign, layouts, readers
 from keras_cvt.checkpoints.assign import LoadReport
 from keras_cvt.checkpoints.errors import CheckpointError
@@ -30,8 +32,9 @@ def load_checkpoint(
         model: A model of `keras_cvt`.
         source: The path of a file (official `.pth`; transformers'
             `model.safetensors`, `pytorch_model.bin` or `tf_model.h5`;
-            cvt-tensorflow's `.h5`), or a dict of numpy arrays in one of these
-            layouts. Format and layout are recognised.
+            cvt-tensorflow's `.h5`; our own `.weights.h5`), a folder with one of
+            transformers' files, `"hf://org/repo"`, or a dict of numpy arrays in one
+            of these layouts. Format and layout are recognised.
         strict: Whether anything missing, unexpected or of a wrong shape is an
             error. Otherwise it is left out, and logged.
         only: Parts to take, such as `("stage0", "stage1")`; the rest of the model
@@ -50,8 +53,12 @@ def load_checkpoint(
         `lib/models/cls_cvt.py`.
     """
     _check_model(model)
+    if isinstance(source, str) and source.startswith(hub_files.SCHEME):
+        source = hub_files.download_checkpoint(source.removeprefix(hub_files.SCHEME))
     if not isinstance(source, Mapping):
-        source = readers.read_checkpoint(source)
+        path = Path(source)
+        path = hub_files.find_checkpoint(path) if path.is_dir() else path
+        source = readers.read_checkpoint(path)
     state, layout = layouts.to_official(source)
     if layout.startswith("transformers") and model.cvt_config.activation != "gelu":
         assign.logger.warning(
@@ -69,17 +76,19 @@ def save_checkpoint(
 ) -> None:
     """Write a model as a PyTorch state dict.
 
-    The file appears whole or not at all.
+    Every file appears whole or not at all.
 
     Args:
         model: A model of `keras_cvt`.
         path: Ends in `.safetensors`, or in `.pth`, `.pt` or `.bin`, which need
-            PyTorch.
+            PyTorch. A path without a suffix is a folder for transformers'
+            `from_pretrained`: `model.safetensors` and `config.json`.
         layout: `"official"`, or `"transformers"`, whose `CvtForImageClassification`
             computes the same for models with `activation="gelu"` only.
 
     Raises:
-        ValueError: If the suffix or the layout is unknown.
+        ValueError: If the suffix or the layout is unknown, or transformers cannot
+            run the network.
         ImportError: If the suffix needs PyTorch and it is not installed.
     """
     _check_model(model)
@@ -89,35 +98,80 @@ def save_checkpoint(
             f"Received: layout={layout!r}"
         )
     path = Path(path)
-    if path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
+    as_folder = layout == "transformers" and not path.suffix
+    if not as_folder and path.suffix not in (".safetensors", *_TORCH_SUFFIXES):
         raise ValueError(
-            "`path` must end in .safetensors, .pth, .pt or .bin. "
-            f"Received: path={str(path)!r}"
+            "`path` must end in .safetensors, .pth, .pt or .bin; the transformers "
+            f"layout also takes a folder. Received: path={str(path)!r}"
         )
     state = assign.extract(model)
     if layout == "transformers":
+        _check_transformers(model.cvt_config)
         state = {layouts.to_transformers(key): a for key, a in state.items()}
-        if model.cvt_config.activation != "gelu":
-            warnings.warn(
-                "transformers runs CvT with exact GELU; this model uses "
-                f"{model.cvt_config.activation} and will give other outputs there.",
-                stacklevel=2,
-            )
+    if not as_folder:
+        _write_whole(path, lambda name: _write_state(state, name, path.suffix))
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    config = _transformers_config(model, state)
+    _write_whole(
+        path / "model.safetensors",
+        lambda name: _write_state(state, name, ".safetensors"),
+    )
+    _write_whole(
+        path / "config.json",
+        lambda name: Path(name).write_text(json.dumps(config, indent=2) + "\n"),
+    )
+
+
+def _check_transformers(config):
+    projections = sorted({stage.projection for stage in config.stages} - {"dw_bn"})
+    if projections:
+        raise ValueError(
+            "transformers' CvT runs with projection 'dw_bn' only; save this model "
+            f"with layout='official'. Received: {projections}"
+        )
+    if config.activation != "gelu":
+        warnings.warn(
+            "transformers runs CvT with exact GELU; this model uses "
+            f"{config.activation} and will give other outputs there.",
+            stacklevel=3,
+        )
+
+
+def _transformers_config(model, state):
+    head = state.get("classifier.weight")
+    first = state[
+        "cvt.encoder.stages.0.embedding.convolution_embeddings.projection.weight"
+    ]
+    return model.cvt_config.to_transformers(
+        classes=0 if head is None else head.shape[0],
+        channels=first.shape[1],
+        image_size=model.eval_transform.image_size[0],
+    )
+
+
+def _write_whole(path, write):
+    """Let `write` fill a temporary file, then give it its name."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(descriptor)
     try:
-        _write(state, temporary, path.suffix)
+        write(temporary)
+        # mkstemp's files are for their owner only; a checkpoint is as readable as
+        # any new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def _write(state, path, suffix):
+def _write_state(state, name, suffix):
     if suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        save_file(state, path, metadata={"format": "pt"})
+        save_file(state, name, metadata={"format": "pt"})
         return
     try:
         import torch
@@ -127,7 +181,7 @@ def _write(state, path, suffix):
             "A .safetensors file needs nothing more."
         ) from error
     # A file handle: torch would take a path's suffix into the archive.
-    with open(path, "wb") as file:
+    with open(name, "wb") as file:
         torch.save({key: torch.from_numpy(a) for key, a in state.items()}, file)
 
 

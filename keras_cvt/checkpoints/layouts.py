@@ -46,6 +46,12 @@ KERAS_LEAVES = {
 _OFFICIAL_KEY = re.compile(r"(stage\d+|norm|head)\.")
 _TRANSFORMERS_KEY = re.compile(r"(?:cvt\.)?encoder\.stages\.(\d+)\.(.+)")
 _TRANSFORMERS_BLOCK = re.compile(r"layers\.(\d+)\.(.+)")
+_KERAS_WEIGHTS_KEY = re.compile(
+    r"layers/(?:(?P<top>layer_normalization|dense)"
+    r"|conv_transformer_stage(?:_(?P<stage>\d+))?"
+    r"(?:/blocks/blocks/conv_transformer_block(?:_)?(?P<block>\d*))?"
+    r"/(?P<module>[a-z0-9_/]+))/vars/(?P<index>[0-3])"
+)
 
 
 def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str]:
@@ -56,8 +62,9 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
 
     Returns:
         The official state dict, and the layout that was recognised: `"official"`,
-        `"transformers"`, `"transformers_tf"` or `"cvt_tensorflow"`. BatchNorm's
-        `num_batches_tracked` is left out; a key that the layout does not know
+        `"transformers"`, `"transformers_tf"`, `"cvt_tensorflow"` or
+        `"keras_weights"`, our own `.weights.h5`. BatchNorm's `num_batches_tracked`
+        and the seeds of dropout are left out; a key that the layout does not know
         keeps its name.
 
     Raises:
@@ -71,8 +78,10 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
         )
     official = {}
     for name, array in state.items():
-        if name.endswith("num_batches_tracked"):
+        if name.endswith("num_batches_tracked") or "seed_generator" in name:
             continue
+        if layout == "keras_weights":
+            name, array = _from_keras_weights(name, array)
         if layout in ("transformers_tf", "cvt_tensorflow"):
             name, array = _from_keras_2(name, array)
         if layout.startswith("transformers"):
@@ -139,6 +148,28 @@ def _from_keras_2(name, array):
     return name, from_keras_shape(array)
 
 
+def _from_keras_weights(name, array):
+    """Names and shapes of `model.save_weights("....weights.h5")`.
+
+    Keras names layers there by class and number, and variables by their order.
+    """
+    match = _KERAS_WEIGHTS_KEY.fullmatch(name)
+    if not match:
+        return name, array
+    if match["top"]:
+        module = {"layer_normalization": "norm", "dense": "head"}[match["top"]]
+    else:
+        module = f"stage{match['stage'] or 0}"
+        if match["block"] is not None:
+            module += f".blocks.{match['block'] or 0}"
+        module += "." + match["module"].replace("/", ".")
+    array = from_keras_shape(array, depthwise=".conv_proj_" in module)
+    if module.endswith(".cls_token"):
+        return module, array
+    leaves = ("weight", "bias", "running_mean", "running_var")
+    return f"{module}.{leaves[int(match['index'])]}", array
+
+
 def from_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
     """Turn a Keras kernel into PyTorch's axis order; leave vectors as they are.
 
@@ -163,6 +194,7 @@ def to_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
 _LAYOUTS = {
     "transformers_tf": lambda name: name.endswith(":0") and "encoder/stages" in name,
     "cvt_tensorflow": lambda name: name.endswith(":0") and name.startswith("stage"),
+    "keras_weights": lambda name: name.startswith("layers/conv_transformer_stage"),
     "transformers": _TRANSFORMERS_KEY.match,
     "official": _OFFICIAL_KEY.match,
 }

@@ -160,6 +160,10 @@ def read_zip(path) -> object:
 def _read_archive(archive):
     members = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in members if name.endswith("/data.pkl")]
+    if "model.weights.h5" in members:
+        raise CheckpointError(
+            "It is a whole Keras model; open it with keras.models.load_model."
+        )
     if len(pickles) != 1:
         raise CheckpointError(
             "Expected a zip archive of torch.save with one data.pkl. "

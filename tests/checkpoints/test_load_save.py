@@ -1,6 +1,5 @@
 """Loading is exact and strict; saving gives PyTorch the same network."""
 
-import dataclasses
 import logging
 
 import golden
@@ -18,9 +17,11 @@ CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 OFFICIAL = CHECKPOINTS / "official_zip.pth"
 
 
-def tiny(activation="quick_gelu", **kwargs):
+def tiny(activation="quick_gelu", drop_path_rate=0.0, **kwargs):
     _, meta = golden.load("tiny_base")
-    config = dataclasses.replace(golden.config(meta), activation=activation)
+    config = golden.config(meta).with_overrides(
+        activation=activation, drop_path_rate=drop_path_rate
+    )
     return build_model(
         config,
         eval_transform=EvalTransform((64, 64), None),
@@ -144,6 +145,41 @@ def test_transformers_computes_the_same_from_what_was_saved(tmp_path):
     with torch.inference_mode():
         logits = reference(images).logits.cpu().numpy()
     np.testing.assert_allclose(outputs(model), logits, rtol=0, atol=2e-5)
+
+
+def test_a_folder_for_transformers_opens_by_from_pretrained_alone(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = tiny("gelu")
+    save_checkpoint(model, tmp_path / "folder", layout="transformers")
+    reference = transformers.CvtForImageClassification.from_pretrained(
+        tmp_path / "folder"
+    )
+    assert reference.config.embed_dim == [16, 32, 48]
+    assert reference.config.num_labels == 10
+    assert reference.config.image_size == 64
+
+
+def test_transformers_is_not_given_a_network_that_it_cannot_run(tmp_path):
+    _, meta = golden.load("tiny_avg")
+    with pytest.raises(ValueError, match="dw_bn.*avg"):
+        save_checkpoint(golden.model(meta), tmp_path / "f", layout="transformers")
+    assert not list(tmp_path.iterdir())
+
+
+def test_our_own_weights_file_loads_strictly(tmp_path):
+    original, copy = tiny(drop_path_rate=0.1), tiny()
+    golden.fill(original)
+    original.save_weights(tmp_path / "x.weights.h5")
+    report = load_checkpoint(copy, tmp_path / "x.weights.h5")
+    assert len(report.loaded) == 203
+    np.testing.assert_array_equal(outputs(copy), outputs(original))
+
+
+def test_a_whole_keras_model_is_named_as_such(tmp_path):
+    model = tiny()
+    model.save(tmp_path / "x.keras")
+    with pytest.raises(CheckpointError, match="keras.models.load_model"):
+        load_checkpoint(model, tmp_path / "x.keras")
 
 
 def test_saving_a_quick_gelu_model_for_transformers_warns(tmp_path):

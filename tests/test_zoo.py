@@ -1,0 +1,159 @@
+"""The records of the published weights, and how they are listed and cached."""
+
+import golden
+import pytest
+from loopback_hub import LoopbackHub
+
+import keras_cvt
+from keras_cvt import hub_files, zoo
+from keras_cvt.checkpoints import CheckpointError
+from keras_cvt.checkpoints.readers import read_checkpoint
+
+CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
+FILES = {
+    "model.safetensors": CHECKPOINTS / "hf_pt" / "model.safetensors",
+    "tf_model.h5": CHECKPOINTS / "hf_tf" / "tf_model.h5",
+    "pytorch_model.bin": CHECKPOINTS / "hf_pt" / "pytorch_model.bin",
+}
+RECORD = zoo.find("cvt13/imagenet")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hub's client, pointed at a server on the loopback and an empty cache."""
+    from huggingface_hub import constants
+
+    with LoopbackHub({RECORD.repo: {}}) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+        yield server
+
+
+def serve(hub, *names):
+    hub.repos[RECORD.repo] = {name: FILES[name].read_bytes() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("offered", "taken"),
+    [
+        (tuple(FILES), "model.safetensors"),
+        (("tf_model.h5", "pytorch_model.bin"), "tf_model.h5"),
+        (("pytorch_model.bin",), "pytorch_model.bin"),
+    ],
+)
+def test_the_safest_file_of_a_repository_is_taken(hub, offered, taken):
+    serve(hub, *offered)
+    assert hub_files.download_checkpoint(RECORD.repo).name == taken
+
+
+def test_the_second_fetch_asks_no_server(hub):
+    serve(hub, "model.safetensors")
+    first = zoo.fetch(RECORD)
+    asked = sum(hub.requests.values())
+    assert zoo.fetch(RECORD) == first
+    assert sum(hub.requests.values()) == asked
+
+
+def test_the_converted_file_is_in_the_official_layout(hub):
+    serve(hub, "tf_model.h5")
+    assert "stage2.cls_token" in read_checkpoint(zoo.fetch(RECORD))
+
+
+def test_a_flipped_bit_in_the_converted_file_is_noticed(hub, caplog):
+    serve(hub, "model.safetensors")
+    path = zoo.fetch(RECORD)
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert zoo.fetch(RECORD).read_bytes() == good
+    assert "damaged" in caplog.text
+
+
+def test_what_a_killed_conversion_left_is_never_used(hub):
+    serve(hub, "model.safetensors")
+    path = zoo.fetch(RECORD)
+    good = path.read_bytes()
+    path.unlink()
+    (path.parent / ".converting-x").write_bytes(good[: len(good) // 2])
+    path.write_bytes(good[: len(good) // 2])
+    assert zoo.fetch(RECORD).read_bytes() == good
+
+
+def test_a_damaged_download_is_repeated(hub):
+    serve(hub, "model.safetensors")
+    cached = hub_files.download_checkpoint(RECORD.repo)
+    data = cached.read_bytes()
+    cached.write_bytes(data[: len(data) // 2])
+    assert "stage2.cls_token" in read_checkpoint(zoo.fetch(RECORD))
+
+
+def test_a_download_that_is_cut_is_complete_in_the_end(hub):
+    serve(hub, "model.safetensors")
+    hub.cut_after["model.safetensors"] = 100_000
+    try:
+        path = zoo.fetch(RECORD)
+    except OSError as error:
+        assert "next call resumes" in str(error)
+        path = zoo.fetch(RECORD)
+    assert "stage2.cls_token" in read_checkpoint(path)
+
+
+def test_a_file_without_its_recorded_hash_is_refused(hub):
+    import dataclasses
+
+    serve(hub, "model.safetensors")
+    record = dataclasses.replace(RECORD, sha256={"model.safetensors": "0" * 64})
+    with pytest.raises(CheckpointError, match="0" * 64):
+        zoo.fetch(record)
+    assert not zoo.cache_folder().exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, OSError), (403, OSError), (404, OSError)]
+)
+def test_a_refusal_is_one_clear_sentence(hub, status, error):
+    serve(hub, "model.safetensors")
+    for name in FILES:
+        hub.status[name] = status
+    with pytest.raises(error, match=RECORD.repo):
+        zoo.fetch(RECORD)
+
+
+@pytest.mark.parametrize("repo_id", ["a/b/c", "../x", "x", "a/..", ""])
+def test_what_is_no_repository_is_not_asked_for(repo_id):
+    with pytest.raises(ValueError, match="hf://org/repo"):
+        hub_files.download_checkpoint(repo_id)
+
+
+def test_every_published_network_and_weight_is_listed():
+    assert list(keras_cvt.list_models()) == ["cvt13", "cvt21", "cvtw24"]
+    assert len(keras_cvt.list_weights()) == 8
+    assert list(keras_cvt.list_weights("cvt13")) == [
+        "imagenet",
+        "imagenet_384",
+        "imagenet22k_384",
+    ]
+
+
+def test_the_table_shows_what_people_choose_by():
+    table = str(keras_cvt.list_weights())
+    for fact in ("cvt21/imagenet22k_384", "84.91", "97.62", "apache-2.0", "4.57"):
+        assert fact in table
+    assert max(map(len, table.splitlines())) <= 110
+
+
+def test_both_tags_of_cvt_w24_mean_the_same_weights():
+    weights = keras_cvt.list_weights("cvtw24")
+    assert weights["imagenet"] is weights["imagenet22k_384"]
+    assert zoo.eval_transform("cvtw24/imagenet").image_size == (384, 384)
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match="cvtw24"):
+        keras_cvt.list_weights("cvt99")

@@ -1,25 +1,20 @@
 """CvT with or without weights: configuration, graph and checkpoint together."""
 
-import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from keras_cvt import config as configs
-from keras_cvt import hub_files, zoo
-from keras_cvt.checkpoints import assign, layouts, readers
+from keras_cvt import zoo
+from keras_cvt.checkpoints import assign
 from keras_cvt.config import CvTConfig
 from keras_cvt.models import CvTModel, build_model
 from keras_cvt.preprocessing import EvalTransform
-
-logger = logging.getLogger(__name__)
+from keras_cvt.weights import Checkpoint, resolve
 
 _ARGUMENTS = """
     Args:
         include_top: Whether the model ends in the classification head.
         weights: {weights}; the path of a checkpoint (file or folder) in any layout
-            of `keras_cvt.checkpoints`; `"hf://org/repo"`; or None for fresh weights.
+            of `keras_cvt.checkpoints`; `"hf://org/repo"`; a checkpoint already read by
+            `keras_cvt.weights.resolve`; or None for fresh weights.
             A head of another number of classes starts fresh, and a log line says so.
         input_tensor: Optional Keras tensor to build on.
         input_shape: (height, width, channels); None means (None, None, 3), any size.
@@ -46,15 +41,6 @@ _ARGUMENTS = """
 """
 
 
-@dataclass(frozen=True)
-class _Checkpoint:
-    """Weights at hand, and what their origin tells."""
-
-    state: dict[str, Any]
-    eval_transform: EvalTransform | None = None
-    activation: str | None = None
-
-
 def _build(config, weights, model, input_shape, overrides, **arguments) -> CvTModel:
     if not isinstance(config, CvTConfig):
         raise ValueError(f"Expected a CvTConfig. Received: config={config!r}")
@@ -64,7 +50,9 @@ def _build(config, weights, model, input_shape, overrides, **arguments) -> CvTMo
     )
     if unknown:
         raise ValueError(f"Unknown arguments: {unknown}.")
-    checkpoint = None if weights is None else _resolve(weights, model)
+    checkpoint = weights
+    if weights is not None and not isinstance(weights, Checkpoint):
+        checkpoint = resolve(weights, model)
     if checkpoint is not None and checkpoint.activation is not None:
         overrides = {"activation": checkpoint.activation} | overrides
     network = build_model(
@@ -76,59 +64,6 @@ def _build(config, weights, model, input_shape, overrides, **arguments) -> CvTMo
     if checkpoint is not None:
         assign.assign(network, checkpoint.state, fresh_head=True)
     return network
-
-
-def _resolve(weights, model) -> _Checkpoint:
-    if not isinstance(weights, (str, os.PathLike)):
-        raise ValueError(
-            "`weights` must be None, a name, a path or 'hf://org/repo'. "
-            f"Received: weights={weights!r}"
-        )
-    if isinstance(weights, str) and weights.startswith(hub_files.SCHEME):
-        return _from_hub(weights.removeprefix(hub_files.SCHEME))
-    try:
-        # First, so that a folder called "imagenet" cannot stand in for the weights.
-        return _published(zoo.find(str(weights), model))
-    except zoo.UnknownWeightsError:
-        path = Path(weights)
-        if not path.exists():
-            raise
-    if path.is_dir():
-        path = hub_files.find_checkpoint(path)
-    config_path = path.with_name("config.json")
-    return _from_file(
-        path, hub_files.read_config(config_path) if config_path.is_file() else None
-    )
-
-
-def _published(record) -> _Checkpoint:
-    state = readers.read_checkpoint(zoo.fetch(record))
-    return _Checkpoint(state, record.eval_transform)
-
-
-def _from_hub(repo_id) -> _Checkpoint:
-    record = zoo.find_repo(repo_id)
-    if record is not None:
-        return _published(record)
-    return _from_file(
-        hub_files.download_checkpoint(repo_id), hub_files.download_config(repo_id)
-    )
-
-
-def _from_file(path, config) -> _Checkpoint:
-    state, layout = layouts.to_official(readers.read_checkpoint(path))
-    if not layout.startswith("transformers"):
-        return _Checkpoint(state)
-    activation = (config or {}).get("activation")
-    if activation is None:
-        activation = "gelu"
-        logger.warning(
-            "%s is in transformers' layout, whose models compute exact GELU: loaded "
-            "with activation='gelu'. For a copy of the published weights pass "
-            "activation='quick_gelu'.",
-            path,
-        )
-    return _Checkpoint(state, activation=activation)
 
 
 def _eval_transform(checkpoint, model, input_shape):
@@ -144,7 +79,7 @@ def _eval_transform(checkpoint, model, input_shape):
 def CvT(  # noqa: D417, N802
     config: CvTConfig,
     include_top: bool = True,
-    weights: str | os.PathLike | None = None,
+    weights: str | os.PathLike | Checkpoint | None = None,
     input_tensor=None,
     input_shape: tuple[int | None, ...] | None = None,
     pooling: str | None = None,
@@ -176,10 +111,10 @@ CvT.__doc__ += "\n" + _ARGUMENTS.replace(
 ).format(weights="None")
 
 
-def _published_builder(function_name, model, config):
+def _published_builder(function_name, model):
     def builder(
         include_top: bool = True,
-        weights: str | os.PathLike | None = "imagenet",
+        weights: str | os.PathLike | Checkpoint | None = "imagenet",
         input_tensor=None,
         input_shape: tuple[int | None, ...] | None = None,
         pooling: str | None = None,
@@ -190,7 +125,7 @@ def _published_builder(function_name, model, config):
         **overrides,
     ) -> CvTModel:
         return _build(
-            config,
+            zoo.MODELS[model],
             weights,
             model,
             input_shape,
@@ -214,6 +149,6 @@ def _published_builder(function_name, model, config):
     return builder
 
 
-CvT13 = _published_builder("CvT13", "cvt13", configs.CVT_13)
-CvT21 = _published_builder("CvT21", "cvt21", configs.CVT_21)
-CvTW24 = _published_builder("CvTW24", "cvtw24", configs.CVT_W24)
+CvT13 = _published_builder("CvT13", "cvt13")
+CvT21 = _published_builder("CvT21", "cvt21")
+CvTW24 = _published_builder("CvTW24", "cvtw24")

@@ -105,6 +105,12 @@ def save_checkpoint(
             f"layout also takes a folder. Received: path={str(path)!r}"
         )
     state = assign.extract(model)
+    # PyTorch's BatchNorm counts its batches and misses the count if it is not there.
+    state |= {
+        key.replace("running_var", "num_batches_tracked"): np.zeros((), "int64")
+        for key in state
+        if key.endswith("running_var")
+    }
     if layout == "transformers":
         _check_transformers(model.cvt_config)
         state = {layouts.to_transformers(key): a for key, a in state.items()}

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 
 from keras_cvt.checkpoints import layouts
@@ -133,20 +134,12 @@ def assign(
 
 
 def extract(model: CvTModel) -> dict[str, np.ndarray]:
-    """Return the model's weights as an official state dict, float32.
-
-    BatchNorm's `num_batches_tracked`, which PyTorch expects, is zero.
-    """
-    import keras
-
+    """Return the model's weights as official keys and shapes, float32."""
     state = {}
     for key, variable in official_variables(model).items():
         array = np.asarray(keras.ops.convert_to_numpy(variable), "float32")
         array = layouts.from_keras_shape(array, _is_depthwise(key))
         state[key] = np.ascontiguousarray(array)
-        if key.endswith("running_var"):
-            counter = key.replace("running_var", "num_batches_tracked")
-            state[counter] = np.zeros((), "int64")
     return state
 
 

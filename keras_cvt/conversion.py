@@ -1,0 +1,232 @@
+"""The second road in one function: read, map, load strictly, compare, save."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from keras_cvt import builders, weights, zoo
+from keras_cvt.checkpoints import (
+    CheckpointError,
+    assign,
+    load_checkpoint,
+    save_checkpoint,
+)
+from keras_cvt.config import CvTConfig
+
+# Float32 outputs of two correct implementations differ by about 1e-6.
+TOLERANCE = 2e-5
+
+
+class ComparisonError(ValueError):
+    """The converted network does not compute what it should."""
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Attributes:
+        layout: The layout that the checkpoint was found in.
+        config: The network's configuration.
+        classes: Number of classes.
+        entries: Number of arrays that were loaded.
+        reference_difference: Largest difference to the reference's logits, or None
+            if there was no reference.
+        saved_difference: Largest difference between the logits of the model and of
+            what was saved, loaded again.
+    """
+
+    layout: str
+    config: CvTConfig
+    classes: int
+    entries: int
+    reference_difference: float | None
+    saved_difference: float
+
+
+def convert(
+    checkpoint: str | os.PathLike,
+    out: str | os.PathLike,
+    config: CvTConfig | None = None,
+    activation: str | None = None,
+    reference: str | os.PathLike | None = None,
+    tolerance: float = TOLERANCE,
+) -> ConversionReport:
+    """Convert a checkpoint and prove that the result is the same network.
+
+    Args:
+        checkpoint: A file or folder in any layout of `keras_cvt.checkpoints`,
+            `"hf://org/repo"`, or a published name such as `"cvt13/imagenet"`.
+        out: Where to save: `….keras` (the classifier, which takes pixels of 0-255
+            where they have 3 channels and gives probabilities), `….weights.h5`,
+            `….safetensors` or `….pth` (official layout), or a folder without a
+            suffix (transformers' layout).
+        config: The network; None takes what came with the checkpoint, or the
+            published network whose shapes fit.
+        activation: `"quick_gelu"` or `"gelu"`, against what the origin tells.
+        reference: An `.npz` file with `input`, normalised images (B, H, W, C), and
+            `logits` (B, classes), what another implementation computes from them.
+        tolerance: Largest allowed difference of any logit.
+
+    Returns:
+        What was done and how it compared.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+        ComparisonError: If the outputs differ; nothing is saved then.
+        ValueError: If `out` or the configuration is not understood.
+    """
+    out = Path(out)
+    save = _saver(out)
+    source = weights.resolve(checkpoint)
+    config = config or source.config or _recognise(source)
+    if source.classes is None:
+        raise CheckpointError(f"{checkpoint} has no head, and so no logits to compare.")
+    model = _build(config, source, activation)
+    report = load_checkpoint(model, source.state)
+
+    reference_difference = None
+    if reference is not None:
+        images, expected = _read_reference(reference)
+        logits = model.predict(images, verbose=0)
+        reference_difference = _compare(logits, expected, tolerance, "the reference")
+    else:
+        images = np.random.default_rng(0).standard_normal(
+            (2, *source_size(source), source.channels), dtype="float32"
+        )
+        logits = model.predict(images, verbose=0)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(_classifier(model) if out.suffix == ".keras" else model, out)
+    again = _reload(out, model)
+    saved_difference = _compare(
+        again.predict(images, verbose=0), logits, tolerance, "what was saved"
+    )
+    return ConversionReport(
+        layout=source.layout,
+        config=model.cvt_config,
+        classes=source.classes,
+        entries=len(report.loaded),
+        reference_difference=reference_difference,
+        saved_difference=saved_difference,
+    )
+
+
+def source_size(source: weights.Checkpoint) -> tuple[int, int]:
+    """Return the image size that suits a checkpoint, in pixels."""
+    transform = source.eval_transform or zoo.eval_transform("imagenet")
+    return transform.image_size
+
+
+def _build(config, source, activation):
+    """Build what a reference computes: normalised images in, logits out."""
+    return builders.CvT(
+        config,
+        classes=source.classes,
+        input_shape=(None, None, source.channels),
+        include_preprocessing=False,
+        classifier_activation=None,
+        activation=activation or source.activation,
+    )
+
+
+def _classifier(model):
+    """Return the network as people use it: pixels in, probabilities out."""
+    channels = model.input.shape[-1]
+    classifier = builders.CvT(
+        model.cvt_config,
+        classes=model.output.shape[-1],
+        input_shape=(None, None, channels),
+        include_preprocessing=channels == 3,
+    )
+    assign.assign(classifier, assign.extract(model))
+    return classifier
+
+
+def _recognise(source) -> CvTConfig:
+    """Find the published network that has these shapes."""
+    shapes = {key: a.shape for key, a in source.state.items() if "head." not in key}
+    for config in zoo.MODELS.values():
+        dims = [stage.embed_dim for stage in config.stages]
+        depths = [stage.depth for stage in config.stages]
+        found = [
+            shapes.get(f"stage{i}.patch_embed.norm.weight", (0,))[0]
+            for i in range(len(dims))
+        ]
+        blocks = [
+            len({k.split(".")[2] for k in shapes if k.startswith(f"stage{i}.blocks.")})
+            for i in range(len(dims))
+        ]
+        if found == dims and blocks == depths:
+            return config
+    raise CheckpointError(
+        "The checkpoint has the shapes of none of the published networks "
+        f"({', '.join(zoo.MODELS)}); give its configuration (--model config.json)."
+    )
+
+
+def _read_reference(path):
+    with np.load(path, allow_pickle=False) as archive:
+        missing = {"input", "logits"} - set(archive.files)
+        if missing:
+            raise ValueError(
+                f"A reference holds `input` and `logits`. Received: {archive.files} "
+                f"in {path}"
+            )
+        return archive["input"], archive["logits"]
+
+
+def _compare(logits, expected, tolerance, what):
+    if logits.shape != expected.shape:
+        raise ComparisonError(
+            f"Logits of shape {logits.shape} cannot be compared with {what}, "
+            f"{expected.shape}."
+        )
+    difference = float(np.max(np.abs(logits - expected)))
+    # Written so that NaN fails.
+    if not difference <= tolerance:
+        raise ComparisonError(
+            f"The logits differ from {what} by {difference:.3g}; at most "
+            f"{tolerance:.3g} is allowed."
+        )
+    return difference
+
+
+def _saver(out):
+    if out.name.endswith((".keras", ".weights.h5")):
+        return _save_keras
+    if out.suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        return save_checkpoint
+    if not out.suffix:
+        return lambda model, path: save_checkpoint(model, path, layout="transformers")
+    raise ValueError(
+        "Expected an output that ends in .keras, .weights.h5, .safetensors or .pth, "
+        f"or a folder without a suffix. Received: {out}"
+    )
+
+
+def _save_keras(model, out):
+    """Save under another name first, so that no half file takes the real one."""
+    temporary = out.with_name(f".{os.getpid()}.{out.name}")
+    try:
+        if out.suffix == ".keras":
+            model.save(temporary)
+        else:
+            model.save_weights(temporary)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _reload(out, model):
+    """Return a network like `model` with the weights of the saved file."""
+    import keras
+
+    again = keras.models.clone_model(model)
+    if out.suffix == ".keras":
+        assign.assign(again, assign.extract(keras.models.load_model(out)))
+    else:
+        load_checkpoint(again, out)
+    return again

@@ -1,0 +1,138 @@
+"""Whatever `weights=` may name, as a state dict and what its origin tells."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from keras_cvt import hub_files, zoo
+from keras_cvt.checkpoints import layouts, readers
+from keras_cvt.config import CvTConfig
+from keras_cvt.preprocessing import EvalTransform
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights at hand.
+
+    Attributes:
+        state: Official keys and shapes.
+        layout: The layout that they were found in; see `layouts.to_official`.
+        eval_transform: How images were made when they were evaluated, if known.
+        activation: What they were trained with, where the origin tells; None
+            leaves it to the configuration.
+        config: The configuration that came with them, if any.
+        labels: The classes' names that came with them, if any.
+    """
+
+    state: Mapping[str, np.ndarray]
+    layout: str
+    eval_transform: EvalTransform | None = None
+    activation: str | None = None
+    config: CvTConfig | None = None
+    labels: tuple[str, ...] = field(default=())
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of the head, or None without a head."""
+        head = self.state.get("head.weight")
+        return None if head is None else head.shape[0]
+
+    @property
+    def channels(self) -> int | None:
+        """Number of image channels, or None if the first stage is missing."""
+        kernel = self.state.get("stage0.patch_embed.proj.weight")
+        return None if kernel is None else kernel.shape[1]
+
+
+def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
+    """Find, download if need be, and read the weights that `weights` names.
+
+    Args:
+        weights: A published tag, the path of a checkpoint file or of a folder with
+            one, or `"hf://org/repo"`.
+        model: The published model that a bare tag is of.
+
+    Raises:
+        ValueError: If nothing goes by that name.
+        OSError: If a download fails and nothing is cached.
+        CheckpointError: If the checkpoint cannot be read.
+    """
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ValueError(
+            "`weights` must be None, a name, a path or 'hf://org/repo'. "
+            f"Received: weights={weights!r}"
+        )
+    if isinstance(weights, str) and weights.startswith(hub_files.SCHEME):
+        return _from_hub(weights.removeprefix(hub_files.SCHEME))
+    try:
+        # First, so that a folder called "imagenet" cannot stand in for the weights.
+        return _published(zoo.find(str(weights), model))
+    except zoo.UnknownWeightsError:
+        path = Path(weights)
+        if not path.exists():
+            raise
+    if path.is_dir():
+        path = hub_files.find_checkpoint(path)
+    config_path = path.with_name("config.json")
+    return _from_file(
+        path, hub_files.read_config(config_path) if config_path.is_file() else None
+    )
+
+
+def _published(record):
+    state, layout = layouts.to_official(readers.read_checkpoint(zoo.fetch(record)))
+    # Trained with QuickGELU, although transformers runs its copies with GELU.
+    return Checkpoint(
+        state,
+        layout,
+        eval_transform=record.eval_transform,
+        activation="quick_gelu",
+        config=zoo.MODELS[record.model],
+    )
+
+
+def _from_hub(repo_id):
+    record = zoo.find_repo(repo_id)
+    if record is not None:
+        return _published(record)
+    return _from_file(
+        hub_files.download_checkpoint(repo_id), hub_files.download_config(repo_id)
+    )
+
+
+def _from_file(path, json_config):
+    state, layout = layouts.to_official(readers.read_checkpoint(path))
+    if not layout.startswith("transformers"):
+        return Checkpoint(state, layout)
+    json_config = json_config or {}
+    activation = json_config.get("activation")
+    if activation is None:
+        activation = "gelu"
+        logger.warning(
+            "%s is in transformers' layout, whose models compute exact GELU: loaded "
+            "with activation='gelu'. For a copy of the published weights pass "
+            "activation='quick_gelu'.",
+            path,
+        )
+    config = None
+    if "embed_dim" in json_config:
+        config = CvTConfig.from_transformers(json_config)
+    return Checkpoint(
+        state,
+        layout,
+        activation=activation,
+        config=config,
+        labels=_labels(json_config.get("id2label")),
+    )
+
+
+def _labels(id2label):
+    if not isinstance(id2label, Mapping):
+        return ()
+    return tuple(str(id2label.get(str(i), f"class {i}")) for i in range(len(id2label)))

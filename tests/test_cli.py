@@ -1,0 +1,109 @@
+"""The command line, as people type it."""
+
+import json
+
+import golden
+import pytest
+from PIL import Image
+
+from keras_cvt.cli import main
+
+CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.json"
+    golden.config(golden.load("tiny_base")[1]).to_json(path)
+    return str(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for i in range(3):
+        color = (80 * i, 20, 200)
+        Image.new("RGB", (90, 60 + i), color).save(tmp_path / f"{i}.png")
+    return tmp_path
+
+
+def predict(config_path, *images, extra=()):
+    weights = str(CHECKPOINTS / "official_zip.pth")
+    arguments = ["predict", *images, "--model", config_path, "--weights", weights]
+    return main([*arguments, *extra])
+
+
+def test_list_prints_every_weight(capsys):
+    assert main(["list"]) == 0
+    assert "cvt21/imagenet22k_384" in capsys.readouterr().out
+
+
+def test_list_as_json_is_json(capsys):
+    assert main(["list", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["weights"]) == 8
+
+
+def test_info_prints_the_papers_parameters(capsys):
+    assert main(["info", "cvt13"]) == 0
+    out = capsys.readouterr().out
+    assert "19,997,480" in out and "4.57" in out and "stage2" in out
+
+
+def test_info_of_a_configuration_file(capsys, config_path):
+    assert main(["info", config_path, "--classes", "10", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["parameters"] == 142_602
+
+
+def test_predict_classifies_a_folder(capsys, photos, config_path):
+    assert predict(config_path, str(photos), extra=["--json", "--top", "3"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [len(result["predictions"]) for result in results] == [3, 3, 3]
+    for result in results:
+        scores = [entry["score"] for entry in result["predictions"]]
+        assert scores == sorted(scores, reverse=True) and sum(scores) <= 1
+
+
+def test_predict_prints_the_names_of_the_classes(capsys, photos, config_path):
+    labels = photos / "labels.txt"
+    labels.write_text("\n".join(f"animal {i}" for i in range(10)))
+    image = str(photos / "0.png")
+    assert predict(config_path, image, extra=["--labels", str(labels)]) == 0
+    assert "animal" in capsys.readouterr().out
+
+
+def test_an_unreadable_image_is_named_and_skipped(capsys, photos, config_path):
+    (photos / "1.png").write_bytes(b"no image")
+    assert predict(config_path, str(photos)) == 1
+    captured = capsys.readouterr()
+    assert "0.png" in captured.out and "2.png" in captured.out
+    assert "skipped" in captured.err and "1.png" in captured.err
+
+
+def test_a_wrong_number_of_labels_is_refused(capsys, photos, config_path):
+    labels = photos / "labels.txt"
+    labels.write_text("one\ntwo")
+    extra = ["--labels", str(labels)]
+    assert predict(config_path, str(photos / "0.png"), extra=extra) == 1
+    assert "Expected 10 labels" in capsys.readouterr().err
+
+
+def test_convert_prints_what_it_compared(capsys, tmp_path, config_path):
+    out = str(tmp_path / "x.keras")
+    source = str(CHECKPOINTS / "official_zip.pth")
+    assert main(["convert", source, out, "--model", config_path]) == 0
+    assert "203 arrays" in capsys.readouterr().out
+    assert main(["predict", "missing.png", "--model", out]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "cvt99"], "cvt99"),
+        (["predict", "x.png", "--weights", "imagenet_21k"], "imagenet22k_384"),
+        (["convert", "missing.pth", "x.keras"], "missing.pth"),
+    ],
+)
+def test_a_mistake_is_one_line_without_a_traceback(capsys, arguments, message):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("keras-cvt: ") and message in error
+    assert "Traceback" not in error

@@ -1,13 +1,26 @@
-PYTHON ?= python3.11
+# Any Python from 3.11 on; make PYTHON=python3.12 takes another.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+# The CPU build is a third of the size; elsewhere there is none.
+TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tensorflow-cpu,tensorflow)
 
 .PHONY: test lint demo clean
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable ".[tensorflow-cpu,test]"
 	touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml
+	$(BIN)/pip install --quiet --editable ".[$(TENSORFLOW),test]"
+	touch $@
+
+$(VENV)/demo-installed: $(VENV)/created pyproject.toml
+	$(BIN)/pip install --quiet --editable ".[$(TENSORFLOW),demo]"
+	touch $@
+
+demo: $(VENV)/demo-installed
+	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python examples/demo.py
 
 test: $(VENV)/installed
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest

@@ -99,6 +99,12 @@ def assign(
     unused = {"norm", "head"} - parts
     state = {k: a for k, a in state.items() if k.split(".")[0] not in unused}
 
+    not_floats = [k for k in variables if k in state and state[k].dtype.kind != "f"]
+    if not_floats:
+        raise CheckpointError(
+            f"Expected floating-point weights. Received: {not_floats}"
+        )
+
     shapes = {key: _official_shape(key, v) for key, v in variables.items()}
     mismatched = [
         (key, shape, state[key].shape)

@@ -31,12 +31,21 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"Expected a checkpoint file. {path} is a folder.")
+    if path.exists() and not path.is_file():  # reading a pipe would wait forever
+        raise CheckpointError(f"Expected a checkpoint file. {path} is no plain file.")
     with path.open("rb") as file:
         head = file.read(64)
     try:
         return _reader(head)(path)
     except CheckpointError as error:
         raise CheckpointError(f"Cannot read {path}: {error}") from error
+    except ImportError:
+        raise
+    except Exception as error:  # whatever damaged bytes make of a library
+        raise CheckpointError(
+            f"Cannot read {path}: it is damaged: "
+            f"{type(error).__name__}: {str(error)[:200]!a}"
+        ) from error
 
 
 def _reader(head):
@@ -50,17 +59,19 @@ def _reader(head):
     if head[8:9] == b"{":
         return _read_safetensors
     if head.startswith(b"version https://git-lfs"):
-        raise_for = "it is a git-lfs pointer; fetch the real file with `git lfs pull`."
+        reason = "it is a git-lfs pointer; fetch the real file with `git lfs pull`."
+    elif head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        reason = "it is an HTML page: the download went to a web page."
     elif not head:
-        raise_for = "it is empty."
+        reason = "it is empty."
     else:
-        raise_for = (
+        reason = (
             "expected a file of torch.save, a .safetensors file or an HDF5 file. "
             f"Received one that starts with {head[:8]!r}."
         )
 
     def refuse(path):
-        raise CheckpointError(raise_for)
+        raise CheckpointError(reason)
 
     return refuse
 
@@ -72,16 +83,11 @@ def _read_legacy(path):
 
 def _read_safetensors(path):
     import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
-    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"its safetensors content is damaged: {error}") from error
     return {
         name: a.astype(np.float32) if a.dtype.name == "bfloat16" else a
-        for name, a in arrays.items()
+        for name, a in load_file(path).items()
     }
 
 
@@ -89,34 +95,50 @@ def _read_hdf5(path):
     import h5py
 
     arrays = {}
-    try:
-        with h5py.File(path, "r") as file:
-            _collect(file, "", arrays, set())
-    except (OSError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"its HDF5 content is damaged: {error}") from error
+    visited = set()
+    left = os.path.getsize(path)
+    with h5py.File(path, "r") as file:
+        items = [("", file)]
+        while items:
+            name, item = items.pop()
+            # Reached twice, a group may never end and a dataset may fill memory.
+            identity = h5py.h5o.get_info(item.id).addr
+            if identity in visited:
+                raise CheckpointError(f"`{name}` is linked twice.")
+            visited.add(identity)
+            if isinstance(item, h5py.Group):
+                items.extend(_members(name, item))
+                continue
+            _check_dataset(name, item)
+            left -= item.nbytes
+            if left < 0:
+                raise CheckpointError("its datasets overlap.")
+            arrays[name] = _to_array(item)
     return arrays
 
 
-def _collect(group, prefix, arrays, visited):
+def _members(prefix, group):
     import h5py
 
-    identity = h5py.h5o.get_info(group.id).addr
-    if identity in visited:
-        raise CheckpointError(f"its group `{prefix}` is linked twice.")
-    visited.add(identity)
-    for key in group:
-        name = f"{prefix}{key}"
+    # Reversed, because the caller takes the last one first.
+    for key in reversed(list(group)):
+        name = f"{prefix}/{key}" if prefix else key
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
             raise CheckpointError(f"`{name}` links to another place.")
-        item = group[key]
-        if isinstance(item, h5py.Group):
-            _collect(item, f"{name}/", arrays, visited)
-        elif item.dtype.kind in "fiub":
-            _check_dataset(name, item)
-            arrays[name] = item[()]
+        yield name, group[key]
+
+
+def _is_bfloat16(dataset):
+    return dataset.dtype.str == "|V2" and dataset.attrs.get("dtype") == "bfloat16"
 
 
 def _check_dataset(name, dataset):
+    import h5py
+
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise CheckpointError(f"`{name}` holds no numbers.")
+    if dataset.dtype.kind not in "fiub" and not _is_bfloat16(dataset):
+        raise CheckpointError(f"Expected numbers in `{name}`. Received {dataset.dtype}")
     if dataset.is_virtual or dataset.external:
         raise CheckpointError(f"`{name}` keeps its numbers in other files.")
     # Keras never compresses; a compressed or unwritten dataset could be a bomb.
@@ -125,3 +147,11 @@ def _check_dataset(name, dataset):
             f"`{name}` stores {dataset.id.get_storage_size()} bytes for "
             f"{dataset.nbytes}: it is compressed or was never written."
         )
+
+
+def _to_array(dataset):
+    array = np.asarray(dataset[()])
+    if _is_bfloat16(dataset):  # how Keras stores it; the upper half of a float32
+        array = array.view(np.uint16).astype(np.uint32) << 16
+        return array.view(np.float32)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

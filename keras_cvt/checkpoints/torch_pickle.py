@@ -1,25 +1,22 @@
 """Reads the tensors of a PyTorch checkpoint without PyTorch, running nothing.
 
-A checkpoint of `torch.save` is a pickle that refers to raw storages. The unpickler
-here knows only the constructors that a state dict needs, each replaced by one of
-ours; any other name in the pickle ends the reading.
+A checkpoint of `torch.save` is a pickle that refers to raw storages. Only the
+constructors that a state dict needs are known here, each replaced by one of ours;
+any other name in the pickle ends the reading.
 """
 
-import io
 import math
 import os
-import pickle
 import struct
 import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from keras_cvt.checkpoints import safe_pickle
 from keras_cvt.checkpoints.errors import CheckpointError
 
-# The pickle holds names and shapes only; the largest published one is 0.2 MB.
-_MAX_PICKLE_BYTES = 64 * 2**20
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
@@ -48,11 +45,22 @@ class _Storage:
 
     type: _StorageType
     numel: int
-    array: np.ndarray | None = None
+    data: bytes | None = None
 
     @property
     def dtype(self):
         return _STORAGE_DTYPES[self.type.name]
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        # Converted once a storage: any number of tensors may share one.
+        if self.type.name == "BoolStorage":
+            return np.frombuffer(self.data, np.uint8) != 0
+        array = np.frombuffer(self.data, self.dtype)
+        if self.type.name == "BFloat16Storage":
+            # The upper half of a float32's bits.
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,36 +71,38 @@ class _Tensor:
     stride: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
+        # A view: tensors that share a storage must not multiply its memory.
         base = self.storage.array
-        itemsize = base.dtype.itemsize
-        view = np.lib.stride_tricks.as_strided(
+        if 0 in self.shape:
+            return np.empty(self.shape, base.dtype)
+        return np.lib.stride_tricks.as_strided(
             base[self.offset :],
             self.shape,
-            [step * itemsize for step in self.stride],
+            [step * base.dtype.itemsize for step in self.stride],
             writeable=False,
         )
-        if self.storage.type.name == "BFloat16Storage":
-            # The upper half of a float32's bits.
-            return (view.astype(np.uint32) << 16).view(np.float32)
-        return np.ascontiguousarray(view).reshape(self.shape)
 
 
-def _rebuild_tensor(storage, offset, shape, stride, *_):
+def _rebuild_tensor(storage, offset, shape, stride, _grad, _hooks, metadata=None):
+    # Marks such as a pending negation would change the numbers.
+    if metadata:
+        raise CheckpointError("a tensor is a lazy view; save its clone.")
     shape, stride = tuple(shape), tuple(stride)
     numbers = (offset, *shape, *stride)
     if (
         not isinstance(storage, _Storage)
         or len(shape) != len(stride)
-        or not all(type(number) is int and number >= 0 for number in numbers)
+        or len(shape) > 64  # numpy's limit
+        or not all(type(n) is int and 0 <= n < 2**63 for n in numbers)
     ):
-        raise CheckpointError("A tensor is described by impossible numbers.")
+        raise CheckpointError("a tensor is described by impossible numbers.")
     numel = math.prod(shape)
     steps = zip(shape, stride, strict=True)
     last = offset + sum((size - 1) * step for size, step in steps)
     # A stride of 0 could blow a single number up to any size.
     if numel > storage.numel or (numel and last >= storage.numel):
         raise CheckpointError(
-            f"A tensor of shape {shape}, stride {stride} and offset {offset} does "
+            f"a tensor of shape {shape}, stride {stride} and offset {offset} does "
             f"not lie inside its storage of {storage.numel} numbers."
         )
     return _Tensor(storage, offset, shape, stride)
@@ -103,93 +113,87 @@ def _rebuild_parameter(tensor, *_):
 
 
 _GLOBALS = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): safe_pickle.mapping,
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
 } | {("torch", name): _StorageType(name) for name in _STORAGE_DTYPES}
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file, persistent_load):
-        super().__init__(file, encoding="utf-8")
-        self._load_storage = persistent_load
-
-    def find_class(self, module, name):
-        try:
-            return _GLOBALS[module, name]
-        except KeyError:
-            raise CheckpointError(
-                f"It refers to `{module}.{name}`, which a state dict does not need; "
-                "nothing was run. If you trust the file, save its state dict alone "
-                "with PyTorch."
-            ) from None
-
-    def persistent_load(self, pid):
+def _unpickle(data, load_storage):
+    def persistent_load(pid):
         valid = (
             isinstance(pid, tuple)
-            and len(pid) >= 5
+            and len(pid) in (5, 6)
             and pid[0] == "storage"
             and isinstance(pid[1], _StorageType)
+            and type(pid[2]) is str
             and type(pid[4]) is int
-            and pid[4] >= 0
+            and 0 <= pid[4] < 2**60
+            # Views of storages, from before PyTorch 0.4: reading on would give
+            # wrong numbers.
+            and (len(pid) == 5 or pid[5] is None)
         )
         if not valid:
-            raise CheckpointError("It refers to a storage in an unknown way.")
-        return self._load_storage(pid[1], str(pid[2]), pid[4])
+            raise CheckpointError("it refers to a storage in an unknown way.")
+        return load_storage(pid[1], pid[2], pid[4])
 
-
-def _unpickle(file, persistent_load):
-    try:
-        return _Unpickler(file, persistent_load).load()
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a damaged pickle makes the machine do
-        raise CheckpointError(f"Its pickle is damaged: {error!r}") from error
+    return safe_pickle.load(data, _GLOBALS, persistent_load)
 
 
 def read_zip(path) -> object:
     """Read the zip format (PyTorch 1.6 and later); tensors become `_Tensor`."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive)
+            return _read_archive(archive, os.path.getsize(path))
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-        raise CheckpointError(f"Its zip archive is damaged: {error}") from error
+        raise CheckpointError(f"its zip archive is damaged: {error}") from error
 
 
-def _read_archive(archive):
+def _read_archive(archive, size_on_disk):
     members = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if "model.weights.h5" in members:
         raise CheckpointError(
-            "It is a whole Keras model; open it with keras.models.load_model."
+            "it is a whole Keras model; open it with keras.models.load_model."
         )
     if len(pickles) != 1:
         raise CheckpointError(
-            "Expected a zip archive of torch.save with one data.pkl. "
-            f"Received the members {list(members)[:5]}"
+            "expected a zip archive of torch.save with one data.pkl. "
+            f"Received the members {str(list(members)[:5])[:200]!a}"
         )
     prefix = pickles[0].removesuffix("data.pkl")
+    if prefix + "constants.pkl" in members:
+        raise CheckpointError(
+            "it is a TorchScript archive. Expected the state dict alone: "
+            "torch.save(torch.jit.load(path).state_dict(), new_path)."
+        )
+    # Members that overlap could multiply the same bytes.
+    if sum(info.file_size for info in archive.infolist()) > size_on_disk:
+        raise CheckpointError("its members are compressed or overlap.")
 
     def member(name, size=None):
         info = members.get(prefix + name)
         if info is None:
-            raise CheckpointError(f"Its storage `{name}` is missing.")
+            raise CheckpointError(f"its storage {name[:100]!a} is missing.")
         # torch.save never compresses; a compressed member could be a bomb.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise CheckpointError(f"Its member `{name}` is compressed or encrypted.")
+            raise CheckpointError(
+                f"its member {name[:100]!a} is compressed or encrypted."
+            )
         if info.file_size != (info.file_size if size is None else size):
             raise CheckpointError(
-                f"Its member `{name}` has {info.file_size} bytes; expected {size}."
+                f"its member {name[:100]!a} has {info.file_size} bytes; "
+                f"expected {size}."
             )
         return info
 
     if prefix + "byteorder" in members:
         order = archive.read(member("byteorder", len(b"little")))
         if order != b"little":
-            raise CheckpointError(f"Expected little-endian numbers. Received: {order}")
-    if member("data.pkl").file_size > _MAX_PICKLE_BYTES:
-        raise CheckpointError(f"Its pickle exceeds {_MAX_PICKLE_BYTES} bytes.")
+            raise CheckpointError(f"expected little-endian numbers. Received: {order}")
+    if member("data.pkl").file_size > safe_pickle.MAX_BYTES:
+        raise CheckpointError(f"its pickle exceeds {safe_pickle.MAX_BYTES} bytes.")
 
     storages = {}
 
@@ -197,11 +201,11 @@ def _read_archive(archive):
         if key not in storages:
             storage = _Storage(storage_type, numel)
             info = member(f"data/{key}", numel * storage.dtype.itemsize)
-            storage.array = np.frombuffer(archive.read(info), storage.dtype)
+            storage.data = archive.read(info)
             storages[key] = storage
         return _same_type(storages[key], storage_type, numel)
 
-    return _unpickle(io.BytesIO(archive.read(member("data.pkl"))), load)
+    return _unpickle(archive.read(member("data.pkl")), load)[0]
 
 
 def read_legacy(file) -> object:
@@ -212,32 +216,41 @@ def read_legacy(file) -> object:
         storage = storages.setdefault(key, _Storage(storage_type, numel))
         return _same_type(storage, storage_type, numel)
 
-    header = [_unpickle(file, load) for _ in range(2)]
-    if header != [_LEGACY_MAGIC, _LEGACY_PROTOCOL]:
-        raise CheckpointError("Expected a checkpoint of torch.save.")
-    system = _unpickle(file, load)
-    if not (isinstance(system, dict) and system.get("little_endian")):
-        raise CheckpointError("Expected little-endian numbers.")
-    content = _unpickle(file, load)
-    keys = _unpickle(file, load)
-    if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
-        raise CheckpointError("Its list of storages does not fit its tensors.")
+    def unpickle():
+        start = file.tell()
+        content, used = _unpickle(file.read(safe_pickle.MAX_BYTES + 1), load)
+        file.seek(start + used)
+        return content
+
+    if [unpickle(), unpickle()] != [_LEGACY_MAGIC, _LEGACY_PROTOCOL]:
+        raise CheckpointError("expected a checkpoint of torch.save.")
+    system = unpickle()
+    if not (isinstance(system, dict) and system.get("little_endian") is True):
+        raise CheckpointError("expected little-endian numbers.")
+    content = unpickle()
+    keys = unpickle()
+    if (
+        not isinstance(keys, list)
+        or not all(type(key) is str for key in keys)
+        or sorted(keys) != sorted(storages)
+    ):
+        raise CheckpointError("its list of storages does not fit its tensors.")
     for key in keys:
-        storage = storages[str(key)]
+        storage = storages[key]
         prefix = file.read(8)
         if len(prefix) != 8 or struct.unpack("<q", prefix)[0] != storage.numel:
-            raise CheckpointError(f"Its storage {key!r} is damaged.")
+            raise CheckpointError(f"its storage {key[:100]!a} is damaged.")
         size = storage.numel * storage.dtype.itemsize
         # Asked before reading: a false size must not reserve memory.
         if size > os.fstat(file.fileno()).st_size - file.tell():
-            raise CheckpointError("It ends in the middle of its numbers.")
-        storage.array = np.frombuffer(file.read(size), storage.dtype)
+            raise CheckpointError("it ends in the middle of its numbers.")
+        storage.data = file.read(size)
     return content
 
 
 def _same_type(storage, storage_type, numel):
     if (storage.type, storage.numel) != (storage_type, numel):
-        raise CheckpointError("It names one storage with two types or sizes.")
+        raise CheckpointError("it names one storage with two types or sizes.")
     return storage
 
 
@@ -253,13 +266,16 @@ def state_dict(content: object) -> dict[str, np.ndarray]:
                 content = content[key]
                 break
     if not _has_tensors(content):
-        raise CheckpointError("Expected a state dict: names and their tensors.")
-    arrays = {
-        name: tensor.numpy()
-        for name, tensor in content.items()
-        if isinstance(name, str) and isinstance(tensor, _Tensor)
-    }
-    for prefix in ("module.", "_orig_mod."):
+        raise CheckpointError("expected a state dict: names and their tensors.")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+            raise CheckpointError(
+                "expected a state dict: names and their tensors. Received: "
+                f"{str(name)[:100]!a} of type {type(tensor).__name__}"
+            )
+    arrays = {name: tensor.numpy() for name, tensor in content.items()}
+    # Both orders occur: a compiled model may be wrapped, or a wrapped one compiled.
+    for prefix in ("module.", "_orig_mod.", "module."):
         if all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): a for name, a in arrays.items()}
     return arrays

@@ -85,17 +85,21 @@ def zip_checkpoint(path, members, compression=zipfile.ZIP_STORED):
             archive.writestr(f"archive/{name}", data)
 
 
-def tensor_pickle(shape, stride, offset=0, numel=4):
-    """A state dict of one tensor, assembled by hand."""
+def push(value):
+    """The opcodes that put a value on the pickle machine's stack."""
+    return pickle.dumps(value, protocol=2)[2:-1]
 
-    def push(value):
-        return pickle.dumps(value, protocol=2)[2:-1]
 
+def push_tensor(shape=(4,), stride=(1,), offset=0, numel=4, after_storage=b""):
     storage = b"(" + push("storage") + b"ctorch\nFloatStorage\n"
-    storage += push("0") + push("cpu") + push(numel) + b"tQ"
-    rest = push(offset) + push(shape) + push(stride)
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR"
-    return b"\x80\x02}" + push("w") + tensor + b"s."
+    storage += push("0") + push("cpu") + push(numel) + b"tQ" + after_storage
+    rest = push(offset) + push(shape) + push(stride) + push(False) + push(None)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR"
+
+
+def tensor_pickle(*args, **kwargs):
+    """A state dict of one tensor, assembled by hand."""
+    return b"\x80\x02}" + push("w") + push_tensor(*args, **kwargs) + b"s."
 
 
 def test_a_tensor_inside_its_storage_is_read(tmp_path):
@@ -115,6 +119,67 @@ def test_a_tensor_that_leaves_its_storage_is_refused(tmp_path, shape, stride, of
     zip_checkpoint(path, members)
     with pytest.raises(CheckpointError, match="storage|impossible"):
         read_checkpoint(path)
+
+
+# Each of these did harm through Python's own unpickler with a restricted find_class:
+# reads beyond a storage, another meaning of later files, a crash, gigabytes.
+HOSTILE_PICKLES = {
+    "a tensor's shape is overwritten after the check": tensor_pickle().replace(
+        b"tRs.", b"tR" + push({"shape": (40_000,)}) + b"bs."
+    ),
+    "a storage's size is overwritten before the check": tensor_pickle(
+        (40_000,), after_storage=push({"numel": 10**9}) + b"b"
+    ),
+    "a storage type is renamed for good": b"\x80\x02ctorch\nFloatStorage\n"
+    + push({"name": "IntStorage"})
+    + b"b0"
+    + tensor_pickle()[2:],
+    "a memo index reserves gigabytes": b"\x80\x02Nr\xff\xff\xff\xff.",
+    "a key nests three million tuples": b"\x80\x02})" + b"\x85" * 3_000_000 + b"Ns.",
+    "a dotted name reaches into a function": b"\x80\x04\x8c\x0ctorch._utils"
+    b"\x8c\x1f_rebuild_tensor_v2.__globals__\x93.",
+    "an instance is made": b"\x80\x02(cos\nsystem\nios\nsystem\n.",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_PICKLES)
+def test_a_pickle_can_do_nothing_but_hold_data(tmp_path, name):
+    path = tmp_path / "x.pth"
+    zip_checkpoint(path, {"data.pkl": HOSTILE_PICKLES[name], "data/0": bytes(16)})
+    with pytest.raises(CheckpointError):
+        read_checkpoint(path)
+    data = np.arange(4, dtype="<f4").tobytes()
+    zip_checkpoint(path, {"data.pkl": tensor_pickle(), "data/0": data})
+    np.testing.assert_array_equal(read_checkpoint(path)["w"], [0, 1, 2, 3])
+
+
+def test_tensors_that_share_a_storage_share_its_memory(tmp_path):
+    base = torch.zeros(1000, 1000)
+    path = tmp_path / "x.pth"
+    torch.save({f"w{i}": base.T for i in range(1000)}, path)
+    arrays = read_checkpoint(path)
+    assert len(arrays) == 1000
+    assert np.shares_memory(arrays["w0"], arrays["w999"])
+
+
+def test_an_entry_that_is_no_tensor_is_not_dropped_silently(tmp_path):
+    torch.save({"w": torch.ones(2), "scale": 0.5}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="scale"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_tensor_that_waits_for_its_negation_is_refused(tmp_path):
+    lazy = torch.imag(torch.conj(torch.ones(2, dtype=torch.complex64)))
+    assert lazy.is_neg()
+    torch.save({"w": lazy}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="no plain file"):
+        read_checkpoint(tmp_path / "x.pth")
 
 
 def test_a_member_of_the_wrong_size_is_refused(tmp_path):
@@ -188,9 +253,30 @@ def group_cycle(file):
     group["again"] = group
 
 
+def shared_bytes(file):
+    file["a"] = np.zeros(10**6, "f4")
+    file["b"] = file["a"]
+
+
+def named_type(file):
+    file["x"] = np.dtype("f4")
+
+
+def no_numbers(file):
+    file["x"] = h5py.Empty("f4")
+
+
+def text(file):
+    file["x"] = "text"
+
+
 @pytest.mark.parametrize(
     "attack",
     [
+        shared_bytes,
+        named_type,
+        no_numbers,
+        text,
         external_link,
         soft_link,
         external_storage,
@@ -214,6 +300,7 @@ def test_an_hdf5_file_may_hold_nothing_but_its_own_numbers(tmp_path, attack):
         (b"", "empty"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(99), "expected a file of torch.save"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"<!DOCTYPE html><html></html>", "HTML page"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, message):
@@ -221,6 +308,17 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         read_checkpoint(path)
+
+
+def test_keras_bfloat16_datasets_become_float32(tmp_path):
+    import ml_dtypes
+
+    values = np.array([1, -2.5, 3], ml_dtypes.bfloat16)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("w", data=values).attrs["dtype"] = "bfloat16"
+    array = read_checkpoint(tmp_path / "x.h5")["w"]
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, values.astype("float32"))
 
 
 def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):

@@ -4,11 +4,14 @@ The Hub repositories belong to the organisation `microsoft`.
 """
 
 import hashlib
+import json
 import logging
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from keras_cvt import config as configs
@@ -51,8 +54,6 @@ class WeightsRecord:
         top1: ImageNet-1k accuracy in percent, measured by third parties.
         top5: The same, of the best five.
         imagenet_v2_top1: ImageNet-V2 accuracy in percent.
-        revision: Commit of the repository, or None where it is not known.
-        sha256: Hash of each file of that commit, where known.
     """
 
     model: str
@@ -62,13 +63,36 @@ class WeightsRecord:
     top1: float
     top5: float
     imagenet_v2_top1: float
-    revision: str | None = None
-    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Model and tag, such as `"cvt13/imagenet"`."""
         return f"{self.model}/{self.tag}"
+
+
+@dataclass(frozen=True)
+class RepoFiles:
+    """What is known of a repository's files.
+
+    Attributes:
+        revision: The commit to download, or None: the main branch.
+        sha256: Hash of each of its checkpoint files.
+    """
+
+    revision: str | None
+    sha256: Mapping[str, str]
+
+
+@cache
+def _known_files():
+    text = resources.files("keras_cvt").joinpath("assets/hub_files.json").read_text()
+    return json.loads(text)
+
+
+def known_files(repo: str) -> RepoFiles:
+    """Return what `conversion/record_hub_files.py` has recorded of a repository."""
+    known = _known_files().get(repo, {"revision": None, "sha256": {}})
+    return RepoFiles(known["revision"], known["sha256"])
 
 
 WEIGHTS = (
@@ -233,7 +257,8 @@ def fetch(record: WeightsRecord) -> Path:
         CheckpointError: If a download does not have its recorded hash, or cannot
             be read even after a second try.
     """
-    stem = f"{record.repo.replace('/', '--')}@{record.revision or 'main'}"
+    files = known_files(record.repo)
+    stem = f"{record.repo.replace('/', '--')}@{files.revision or 'main'}"
     folder = cache_folder()
     for path in sorted(folder.glob(f"{stem}.*.safetensors")):
         if path.name.split(".")[-2] == _digest(path)[:32]:
@@ -241,19 +266,19 @@ def fetch(record: WeightsRecord) -> Path:
         logger.warning("%s is damaged and is made anew.", path)
         path.unlink(missing_ok=True)
     try:
-        state = _read_download(record, force=False)
+        state = _read_download(record.repo, files, force=False)
     except CheckpointError as error:
         logger.warning("The download of %s is repeated: %s", record.repo, error)
-        state = _read_download(record, force=True)
+        state = _read_download(record.repo, files, force=True)
     return _store(state, folder, stem)
 
 
-def _read_download(record, force):
-    path = hub_files.download_checkpoint(record.repo, record.revision, force)
-    expected = record.sha256.get(path.name)
+def _read_download(repo, files, force):
+    path = hub_files.download_checkpoint(repo, files.revision, force)
+    expected = files.sha256.get(path.name)
     if expected is not None and _digest(path) != expected:
         raise CheckpointError(
-            f"{path.name} of {record.repo} should have the SHA-256 {expected}. "
+            f"{path.name} of {repo} should have the SHA-256 {expected}. "
             f"Received: {_digest(path)}"
         )
     return layouts.to_official(readers.read_checkpoint(path))[0]

@@ -4,12 +4,14 @@ The tests use it through the real huggingface_hub client (`HF_ENDPOINT`).
 """
 
 import hashlib
+import json
 import re
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_MODEL_INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -54,7 +56,34 @@ class _Handler(BaseHTTPRequestHandler):
         self._resolve(body=False)
 
     def do_GET(self):
-        self._resolve(body=True)
+        match = _MODEL_INFO.fullmatch(self.path.split("?")[0])
+        if match:
+            self._model_info(match[1])
+        else:
+            self._resolve(body=True)
+
+    def _model_info(self, repo):
+        if repo not in self.hub.repos:
+            return self._refuse(404, "RepoNotFound")
+        files = [
+            {
+                "rfilename": name,
+                "size": len(data),
+                "lfs": {
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "size": len(data),
+                    "pointerSize": 134,
+                },
+            }
+            for name, data in self.hub.repos[repo].items()
+        ]
+        info = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": files}
+        body = json.dumps(info).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _resolve(self, body):
         match = _RESOLVE.fullmatch(self.path.split("?")[0])

@@ -1,8 +1,14 @@
 """The records of the published weights, and how they are listed and cached."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import golden
 import pytest
-from loopback_hub import LoopbackHub
+from loopback_hub import COMMIT, LoopbackHub
 
 import keras_cvt
 from keras_cvt import hub_files, zoo
@@ -104,14 +110,31 @@ def test_a_download_that_is_cut_is_complete_in_the_end(hub):
     assert "stage2.cls_token" in read_checkpoint(path)
 
 
-def test_a_file_without_its_recorded_hash_is_refused(hub):
-    import dataclasses
-
+def test_a_file_without_its_recorded_hash_is_refused(hub, monkeypatch):
     serve(hub, "model.safetensors")
-    record = dataclasses.replace(RECORD, sha256={"model.safetensors": "0" * 64})
+    files = zoo.RepoFiles(COMMIT, {"model.safetensors": "0" * 64})
+    monkeypatch.setattr(zoo, "known_files", lambda repo: files)
     with pytest.raises(CheckpointError, match="0" * 64):
-        zoo.fetch(record)
+        zoo.fetch(RECORD)
     assert not zoo.cache_folder().exists()
+
+
+def test_recorded_files_are_pinned_and_checked(hub, monkeypatch, tmp_path):
+    serve(hub, "model.safetensors", "tf_model.h5")
+    asset = tmp_path / "hub_files.json"
+    script = Path(__file__).parent.parent / "conversion" / "record_hub_files.py"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    subprocess.run(
+        [sys.executable, script, "--output", asset, "--repos", RECORD.repo],
+        env=environment,
+        check=True,
+        timeout=120,
+    )
+    recorded = json.loads(asset.read_text())
+    assert recorded[RECORD.repo]["revision"] == COMMIT
+    assert set(recorded[RECORD.repo]["sha256"]) == {"model.safetensors", "tf_model.h5"}
+    monkeypatch.setattr(zoo, "_known_files", lambda: recorded)
+    assert COMMIT in zoo.fetch(RECORD).name
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ class ConvEmbed(keras.layers.Layer):
         self.norm.build(output_shape)
 
     def call(self, inputs):
+        self.compute_output_shape(inputs.shape)  # says so when the input is too small
         x = pad_map(inputs, self.patch_padding)  # (B, H, W, C)
         return self.norm(self.proj(x))
 

@@ -147,6 +147,28 @@ def test_transformers_computes_the_same_from_what_was_saved(tmp_path):
     np.testing.assert_allclose(outputs(model), logits, rtol=0, atol=2e-5)
 
 
+def test_what_transformers_saves_computes_the_same_here(tmp_path):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = tiny("gelu")
+    config = transformers.CvtConfig(**model.cvt_config.to_transformers(classes=10))
+    reference = transformers.CvtForImageClassification(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in reference.state_dict().items():
+            # Fresh statistics would hide swapped entries.
+            if tensor.is_floating_point():
+                noise = torch.rand(tensor.shape, generator=generator)
+                tensor.copy_(0.5 + noise if "running_var" in name else noise - 0.5)
+    reference.save_pretrained(tmp_path)
+    load_checkpoint(model, tmp_path)
+    with np.load(CHECKPOINTS / "hf_expected.npz") as archive:
+        images = torch.from_numpy(archive["input_nhwc"].transpose(0, 3, 1, 2).copy())
+    with torch.inference_mode():
+        logits = reference(images).logits.cpu().numpy()
+    np.testing.assert_allclose(outputs(model), logits, rtol=1e-5, atol=2e-5)
+
+
 def test_a_folder_for_transformers_opens_by_from_pretrained_alone(tmp_path):
     transformers = pytest.importorskip("transformers")
     model = tiny("gelu")

@@ -93,6 +93,7 @@ class ConvAttention(keras.layers.Layer):
         self.stride_q = stride_q
         self.stride_kv = stride_kv
         self.init = init
+        self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: embed_dim})
 
         projection_q = "linear" if projection == "avg" else projection
         self.conv_proj_q = self._conv_proj("q", projection_q, stride_q, padding_q)
@@ -138,6 +139,7 @@ class ConvAttention(keras.layers.Layer):
             linear.build((None, None, self.embed_dim))
 
     def call(self, inputs, height, width):
+        self._check_length(inputs, height, width)
         if self.cls_token:
             token, tokens = inputs[:, :1], inputs[:, 1:]
         else:
@@ -148,16 +150,27 @@ class ConvAttention(keras.layers.Layer):
         k = self._tokens(self.conv_proj_k(feature_map), token)
         v = self._tokens(self.conv_proj_v(feature_map), token)
         # Scaling the query costs less than scaling the scores.
-        q = self._split_heads(self.proj_q(q) * self.embed_dim**-0.5)
-        k = self._split_heads(self.proj_k(k))
-        v = self._split_heads(self.proj_v(v))
+        q = self._split_heads(_on_two_axes(self.proj_q, q) * self.embed_dim**-0.5)
+        k = self._split_heads(_on_two_axes(self.proj_k, k))
+        v = self._split_heads(_on_two_axes(self.proj_v, v))
 
         scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
         # Half precision cannot hold a softmax over thousands of keys.
         scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
         scores = self.attention_dropout(ops.cast(scores, v.dtype))
         x = self._join_heads(ops.matmul(scores, v))
-        return self.dropout(self.proj(x))
+        return self.dropout(_on_two_axes(self.proj, x))
+
+    def _check_length(self, inputs, height, width):
+        # Reshaping would spread another number of tokens over the batch, silently.
+        length = inputs.shape[1]
+        known = all(isinstance(size, int) for size in (length, height, width))
+        if known and length != height * width + self.cls_token:
+            raise ValueError(
+                "Expected height * width tokens, and one more with a class token. "
+                f"Received: inputs.shape={inputs.shape}, height={height}, "
+                f"width={width}, cls_token={self.cls_token}"
+            )
 
     def _tokens(self, feature_map, token):
         height, width = ops.shape(feature_map)[1:3]
@@ -178,7 +191,7 @@ class ConvAttention(keras.layers.Layer):
             x = ops.transpose(x, (0, 2, 1, 3))
         return ops.reshape(x, (-1, length, self.embed_dim))
 
-    def compute_output_shape(self, input_shape, height=None, width=None):
+    def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
@@ -198,3 +211,10 @@ class ConvAttention(keras.layers.Layer):
             "stride_kv": self.stride_kv,
             "init": self.init,
         }
+
+
+def _on_two_axes(dense, x):
+    """Apply a Dense layer to (B * T, C): TensorFlow fuses product and bias there."""
+    length, channels = ops.shape(x)[1], x.shape[-1]
+    x = dense(ops.reshape(x, (-1, channels)))
+    return ops.reshape(x, (-1, length, dense.units))

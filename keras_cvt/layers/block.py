@@ -116,7 +116,7 @@ class ConvTransformerBlock(keras.layers.Layer):
         x = inputs + self.drop_path(x)
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def compute_output_shape(self, input_shape, height=None, width=None):
+    def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):

@@ -55,6 +55,8 @@ class ImagePreprocessing(keras.layers.Layer):
     def call(self, inputs):
         if not self.normalize:
             return inputs
+        # Keras casts floats to the layer's dtype, but leaves integers as they are.
+        inputs = ops.cast(inputs, self.compute_dtype)
         scale = [1 / (255 * std) for std in IMAGENET_STD]
         offset = [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
         return inputs * ops.array(scale, inputs.dtype) + ops.array(offset, inputs.dtype)

@@ -201,5 +201,5 @@ class BlockStack(keras.layers.Layer):
             x = block(x, height=height, width=width)
         return x
 
-    def compute_output_shape(self, input_shape, height=None, width=None):
+    def compute_output_shape(self, input_shape):
         return input_shape

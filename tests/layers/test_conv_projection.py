@@ -1,0 +1,95 @@
+"""ConvProjection: PyTorch's depthwise convolution, BatchNorm and average pooling."""
+
+import itertools
+
+import numpy as np
+import pytest
+from reference import normal, randomise, to_numpy, windows
+
+from keras_cvt.layers import ConvProjection
+
+pytestmark = pytest.mark.any_backend
+
+
+def built(**arguments):
+    layer = ConvProjection("dw_bn", **arguments)
+    layer.build((None, None, None, 4))
+    randomise(layer)
+    return layer
+
+
+def depthwise(layer, x):
+    kernel = to_numpy(layer.conv.kernel)[..., 0]
+    views = windows(x, layer.kernel_size, layer.stride, layer.padding)
+    return np.einsum("bhwcij,ijc->bhwc", views, kernel)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (7, 9)])
+@pytest.mark.parametrize("arguments", [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 2, 0)])
+def test_depthwise_padding_is_symmetric(size, arguments):
+    kernel_size, stride, padding = arguments
+    layer = built(kernel_size=kernel_size, stride=stride, padding=padding)
+    x = normal((2, *size, 4))
+    gamma, beta, mean, variance = to_numpy(
+        [
+            layer.bn.gamma,
+            layer.bn.beta,
+            layer.bn.moving_mean,
+            layer.bn.moving_variance,
+        ]
+    )
+    expected = (depthwise(layer, x) - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+    np.testing.assert_allclose(to_numpy(layer(x)), expected, rtol=0, atol=2e-5)
+
+
+def test_batch_norm_keeps_nine_tenths_of_its_mean_a_step():
+    layer = built(stride=2)
+    layer.bn.moving_mean.assign(np.ones(4))
+    x = normal((2, 6, 7, 4))
+    layer(x, training=True)
+    expected = 0.9 + 0.1 * depthwise(layer, x).mean((0, 1, 2))
+    np.testing.assert_allclose(to_numpy(layer.bn.moving_mean), expected, atol=1e-6)
+
+
+def test_batch_norm_has_epsilon_1e_5():
+    layer = built(stride=2)
+    layer.bn.set_weights([np.ones(4), np.zeros(4), np.zeros(4), np.zeros(4)])
+    x = 1e-3 * normal((2, 6, 7, 4))
+    expected = depthwise(layer, x) / np.sqrt(1e-5)
+    np.testing.assert_allclose(to_numpy(layer(x)), expected, atol=1e-5)
+
+
+def test_linear_is_the_identity():
+    x = normal((2, 5, 6, 4))
+    layer = ConvProjection("linear", 3, stride=2)
+    np.testing.assert_array_equal(to_numpy(layer(x)), x)
+
+
+POOLINGS = [
+    (kernel_size, stride, padding)
+    for kernel_size, stride, padding in itertools.product(
+        (2, 3, 5), (1, 2, 3, 5), (0, 1, 2)
+    )
+    if 2 * padding <= kernel_size
+]
+
+
+@pytest.mark.parametrize(
+    "pooling", POOLINGS, ids=lambda p: "kernel{}_stride{}_padding{}".format(*p)
+)
+def test_average_pooling_is_pytorchs_ceil_mode_counting_padded_zeros(pooling):
+    torch = pytest.importorskip("torch")
+    layer = ConvProjection("avg", *pooling)
+    for size in [(5, 6), (7, 10)]:
+        x = normal((2, *size, 3))
+        expected = torch.nn.functional.avg_pool2d(
+            torch.from_numpy(x.transpose(0, 3, 1, 2)),
+            *pooling,
+            ceil_mode=True,
+            count_include_pad=True,
+        )
+        expected = expected.numpy().transpose(0, 2, 3, 1)
+        assert layer.compute_output_shape(x.shape) == expected.shape
+        np.testing.assert_allclose(
+            to_numpy(layer(x)), expected, rtol=0, atol=1e-6, err_msg=str(size)
+        )

@@ -1,0 +1,437 @@
+"""The functional model: what it knows, takes, survives and trains."""
+
+import keras
+import numpy as np
+import pytest
+from reference import normal, randomise, to_numpy
+
+import keras_cvt
+from keras_cvt import CvTConfig, CvTModel, StageConfig
+from keras_cvt.models import build_model
+from keras_cvt.preprocessing import EvalTransform
+
+pytestmark = pytest.mark.any_backend
+
+BACKEND = keras.backend.backend()
+CONFIG = CvTConfig(
+    stages=(
+        StageConfig(8, 1, 1, 7, 4, 2),
+        StageConfig(8, 1, 2, 3, 2, 1, projection="linear"),
+        StageConfig(16, 2, 2, 3, 2, 1, cls_token=True, drop_path_rate=0.2),
+    ),
+    activation="gelu",
+    init="xavier",
+)
+ONE_STAGE = CvTConfig((StageConfig(16, 1, 2, 7, 4, 2, cls_token=True),))
+TRANSFORM = EvalTransform((48, 64), None)
+CLASSES = 5
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3)).astype("float32")
+
+
+def build(config=CONFIG, **arguments):
+    arguments = {
+        "eval_transform": TRANSFORM,
+        "classes": CLASSES,
+        "classifier_activation": "softmax",
+        **arguments,
+    }
+    model = build_model(config, **arguments)
+    randomise(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model that no test changes."""
+    return build()
+
+
+@pytest.fixture(scope="module")
+def single():
+    """A model of one stage, for what more stages would only make slower."""
+    return build(ONE_STAGE)
+
+
+def assert_close(outputs, expected, atol=1e-5):
+    np.testing.assert_allclose(to_numpy(outputs), to_numpy(expected), rtol=0, atol=atol)
+
+
+# What a model knows, and what that survives
+
+
+def saved_and_loaded(model, tmp_path):
+    model.save(tmp_path / "model.keras")
+    return keras.models.load_model(tmp_path / "model.keras")
+
+
+def cloned(model, tmp_path):
+    return keras.models.clone_model(model)
+
+
+def called_on_another_tensor(model, tmp_path):
+    model(keras.Input((64, 64, 3)))
+    return model
+
+
+def part_of_another_model(model, tmp_path):
+    image = keras.Input((64, 64, 3))
+    outer = keras.Model(image, keras.layers.Flatten()(model(image)))
+    return saved_and_loaded(outer, tmp_path).get_layer(model.name)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[saved_and_loaded, cloned, called_on_another_tensor, part_of_another_model],
+    ids=lambda function: function.__name__,
+)
+def survivor(request, tmp_path_factory):
+    return request.param(build(), tmp_path_factory.mktemp("models"))
+
+
+def test_the_config_survives(survivor):
+    assert survivor.cvt_config == CONFIG
+
+
+def test_the_eval_transform_survives(survivor):
+    assert survivor.eval_transform == TRANSFORM
+
+
+def test_the_pyramid_survives_and_belongs_to_the_models_own_input(survivor):
+    pyramid = keras.Model(survivor.inputs, survivor.pyramid_outputs)
+    shapes = {level: output.shape for level, output in pyramid(IMAGES).items()}
+    assert shapes == {"P2": (2, 8, 10, 8), "P3": (2, 4, 5, 8), "P4": (2, 2, 3, 16)}
+
+
+def test_the_pyramid_holds_the_stages_maps(model):
+    pyramid = keras.Model(model.inputs, model.pyramid_outputs)(IMAGES)
+    stage0, stage1, _ = model.stages
+    stage0_map = stage0(model.get_layer("preprocessing")(IMAGES))
+    assert_close(pyramid["P2"], stage0_map)
+    assert_close(pyramid["P3"], stage1(stage0_map))
+
+
+@pytest.mark.parametrize(
+    ("strides", "levels"),
+    [((4, 2, 2), ["P2", "P3", "P4"]), ((2, 1, 4), ["P1", "P3"]), ((8,), ["P3"])],
+)
+def test_a_pyramid_level_is_the_logarithm_of_its_stride(strides, levels):
+    stages = tuple(StageConfig(8, 1, 1, 3, stride, 1) for stride in strides)
+    model = build(CvTConfig(stages), input_shape=(64, 64, 3))
+    expected = {level: 64 >> int(level[1]) for level in levels}
+    pyramid = model.pyramid_outputs
+    assert {level: output.shape[1] for level, output in pyramid.items()} == expected
+
+
+def test_a_stride_that_is_no_power_of_2_has_no_level():
+    model = build(CvTConfig((StageConfig(8, 1, 1, 3, 3, 1),)))
+    with pytest.raises(ValueError, match="powers of 2.*Received: stage0.*3"):
+        _ = model.pyramid_outputs
+
+
+def test_a_loaded_model_is_of_the_same_class_and_gives_the_same(model, tmp_path):
+    loaded = saved_and_loaded(model, tmp_path)
+    assert type(loaded) is CvTModel
+    assert_close(loaded(IMAGES), model(IMAGES))
+
+
+def test_a_weights_file_restores_the_outputs(model, tmp_path):
+    model.save_weights(tmp_path / "model.weights.h5")
+    fresh = keras.models.clone_model(model)
+    fresh.load_weights(tmp_path / "model.weights.h5")
+    assert_close(fresh(IMAGES), model(IMAGES))
+
+
+def test_three_stages_make_a_summary_of_six_layers(model):
+    names = ["preprocessing", "stage0", "stage1", "stage2", "norm", "head"]
+    assert [layer.name for layer in model.layers[1:]] == names
+
+
+# Input
+
+
+def test_preprocessing_in_the_model_equals_normalised_images(model):
+    bare = build(include_preprocessing=False)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    normalised = ((IMAGES / 255 - mean) / std).astype("float32")
+    assert_close(bare(normalised), model(IMAGES))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_integer_pixels_give_what_floats_give(model, dtype):
+    assert_close(model(IMAGES.astype(dtype)), model(IMAGES))
+
+
+def test_an_input_tensor_of_integers_gives_what_floats_give(model):
+    image = keras.Input((32, 40, 3), dtype="uint8")
+    assert_close(build(input_tensor=image)(IMAGES.astype("uint8")), model(IMAGES))
+
+
+def test_an_input_tensor_becomes_the_models_input(model):
+    image = keras.Input((32, 40, 3), name="image")
+    built = build(input_tensor=image)
+    assert built.inputs == [image]
+    assert_close(built(IMAGES), model(IMAGES))
+
+
+def test_what_made_an_input_tensor_becomes_part_of_the_model(model):
+    grey = keras.Input((32, 40, 1))
+    built = build(input_tensor=keras.layers.Concatenate()([grey, grey, grey]))
+    images = IMAGES[..., :1]
+    assert_close(built(images), model(np.repeat(images, 3, axis=-1)))
+
+
+def test_input_tensor_and_input_shape_must_agree():
+    with pytest.raises(ValueError, match="disagree.*Received"):
+        build(input_tensor=keras.Input((32, 40, 3)), input_shape=(32, 32, 3))
+
+
+@pytest.mark.parametrize("input_shape", [(32, 32), (32, 32, None), (1, 32, 32, 3)])
+def test_an_input_shape_that_is_no_image_is_refused(input_shape):
+    with pytest.raises(ValueError, match="Received: input_shape="):
+        build(input_shape=input_shape)
+
+
+def test_images_of_other_channels_work_without_preprocessing():
+    built = build(include_preprocessing=False, input_shape=(32, 40, 2))
+    assert built(IMAGES[..., :2]).shape == (2, CLASSES)
+
+
+def test_another_number_of_channels_at_call_is_an_error(model):
+    with pytest.raises(ValueError, match="incompatible"):
+        model(normal((1, 32, 32, 4)))
+
+
+def test_a_batch_of_one_keeps_its_axis_and_its_values(single):
+    assert_close(single(IMAGES[:1]), single(IMAGES)[:1])
+
+
+def test_channels_first_is_answered_with_the_way_out():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="set_image_data_format.*Received"):
+            build()
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_odd_and_unknown_sizes_give_what_known_ones_give(single):
+    images = IMAGES[:, :31, :37]
+    assert_close(build(ONE_STAGE, input_shape=(31, 37, 3))(images), single(images))
+
+
+# Output
+
+
+def test_softmax_is_the_activation_of_the_logits(model):
+    logits = to_numpy(build(classifier_activation=None)(IMAGES))
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    assert_close(model(IMAGES), exponents / exponents.sum(-1, keepdims=True))
+
+
+def backbone(config=CONFIG, pooling=None):
+    """A backbone, and the weights of a model with a head."""
+    built = build(config, include_top=False, pooling=pooling)
+    whole = build(config)
+    for ours, theirs in zip(built.weights, whole.weights, strict=False):
+        assert ours.path == theirs.path
+        ours.assign(theirs)
+    return built, whole
+
+
+def test_without_pooling_the_output_is_the_last_map_before_the_norm():
+    built, whole = backbone()
+    pyramid = keras.Model(whole.inputs, whole.pyramid_outputs)
+    assert_close(built(IMAGES), pyramid(IMAGES)["P4"])
+
+
+@pytest.mark.parametrize(("pooling", "pool"), [("avg", np.mean), ("max", np.max)])
+def test_avg_and_max_pool_the_last_map_before_the_norm(pooling, pool):
+    built, whole = backbone(pooling=pooling)
+    pyramid = keras.Model(whole.inputs, whole.pyramid_outputs)
+    assert_close(built(IMAGES), pool(to_numpy(pyramid(IMAGES)["P4"]), axis=(1, 2)))
+
+
+WITHOUT_TOKEN = CvTConfig((StageConfig(8, 1, 2, 7, 4, 2),))
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIG, WITHOUT_TOKEN], ids=["class token", "mean of positions"]
+)
+def test_token_pooling_is_what_the_head_sees(config):
+    built, whole = backbone(config, pooling="token")
+    assert_close(whole.get_layer("head")(built(IMAGES)), whole(IMAGES))
+
+
+def test_without_a_class_token_the_head_sees_the_mean_of_the_normalised_map():
+    whole = build(WITHOUT_TOKEN)
+    feature_map = keras.Model(whole.inputs, whole.pyramid_outputs)(IMAGES)["P2"]
+    mean = to_numpy(whole.get_layer("norm")(feature_map)).mean((1, 2))
+    assert_close(whole(IMAGES), whole.get_layer("head")(mean))
+
+
+# Precision and compilation
+
+
+@pytest.fixture
+def mixed():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield build(ONE_STAGE)
+    keras.config.set_dtype_policy("float32")
+
+
+def test_mixed_precision_ends_in_a_float32_head_close_to_float32(mixed, single):
+    outputs = mixed(IMAGES)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
+    assert_close(outputs, single(IMAGES), atol=0.05)
+
+
+def test_mixed_precision_stages_compute_in_half_with_float32_weights(mixed):
+    assert {str(v.dtype) for v in mixed.weights} == {"float32"}
+    assert {s.compute_dtype for s in mixed.stages} == {"bfloat16"}
+
+
+def test_the_dtype_argument_counts_instead_of_the_global_policy():
+    built = build(dtype="mixed_bfloat16")
+    assert {stage.compute_dtype for stage in built.stages} == {"bfloat16"}
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="torch.compile takes a minute")
+def test_jit_compiled_and_plain_predict_agree():
+    outputs = []
+    for jit_compile in (True, False):
+        compiled = build(ONE_STAGE)
+        compiled.compile(jit_compile=jit_compile)
+        outputs.append(compiled.predict(IMAGES, verbose=0))
+    assert_close(*outputs)
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Every variable before and after one step."""
+    model = build(ONE_STAGE)
+    before = {v.path: to_numpy(v) for v in model.weights}
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(IMAGES, np.array([0, 1]), epochs=1, verbose=0)
+    return before, {v.path: to_numpy(v) for v in model.weights}
+
+
+def changed(trained, ending):
+    before, after = trained
+    return [np.any(before[p] != after[p]) for p in before if p.endswith(ending)]
+
+
+def test_a_training_step_changes_every_batch_norm_statistic(trained):
+    statistics = changed(trained, "moving_mean") + changed(trained, "moving_variance")
+    assert len(statistics) == 6 and all(statistics)
+
+
+def test_a_training_step_changes_every_linear_kernel(trained):
+    kernels = changed(trained, ("fc1/kernel", "fc2/kernel", "head/kernel"))
+    assert len(kernels) == 3 and all(kernels)
+
+
+def test_a_training_step_leaves_every_weight_finite(trained):
+    assert all(np.all(np.isfinite(value)) for value in trained[1].values())
+
+
+def gradients(model, images):
+    """Return the gradient of a random mix of the logits by path, or None."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        outputs = model(images, training=True)
+        loss = tf.reduce_sum(outputs * normal(outputs.shape, seed=3))
+    variables = model.trainable_variables
+    values = tape.gradient(loss, [v.value for v in variables])
+    return {
+        v.path: None if value is None else np.abs(to_numpy(value)).max()
+        for v, value in zip(variables, values, strict=True)
+    }
+
+
+def without_gradient(config):
+    largest = gradients(build(config, classifier_activation=None), IMAGES)
+    assert None not in largest.values()
+    # A constant added to every key changes no softmax: rounding noise remains.
+    return {path for path, value in largest.items() if value < 1e-5}
+
+
+def dw_bn(**arguments):
+    last = {"cls_token": True, **arguments}
+    return CvTConfig(
+        (StageConfig(8, 1, 2, 7, 4, 2), StageConfig(8, 2, 2, 3, 2, 1, **last))
+    )
+
+
+def attention(stage, block, *names):
+    return {f"stage{stage}/blocks/{block}/attn/{name}" for name in names}
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="uses tf.GradientTape")
+def test_every_parameter_gets_a_gradient_but_those_that_cannot_change_the_output():
+    # Shifts of every key of a map; where a class token is among the keys, BatchNorm
+    # shifts all but that one, which matters.
+    shifts = (
+        attention(0, 0, "proj_k/bias", "conv_proj_k/bn/beta")
+        | attention(1, 0, "proj_k/bias")
+        | attention(1, 1, "proj_k/bias")
+    )
+    # The head sees the last block's class token, whose query skips the convolution.
+    unseen = attention(
+        1,
+        1,
+        "conv_proj_q/conv/kernel",
+        "conv_proj_q/bn/gamma",
+        "conv_proj_q/bn/beta",
+    )
+    assert without_gradient(dw_bn()) == shifts | unseen
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="uses tf.GradientTape")
+def test_without_a_class_token_only_shifts_of_every_key_get_no_gradient():
+    names = ("proj_k/bias", "conv_proj_k/bn/beta")
+    assert without_gradient(dw_bn(cls_token=False)) == (
+        attention(0, 0, *names) | attention(1, 0, *names) | attention(1, 1, *names)
+    )
+
+
+# Keras's own tools for smaller models
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="compiles each operation, slowly")
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_int8_quantization_stays_close():
+    built = build(ONE_STAGE)
+    expected = to_numpy(built(IMAGES))
+    built.quantize("int8")
+    assert built.stages[0].blocks.blocks[0].mlp.fc1.quantization_mode == "int8"
+    assert_close(built(IMAGES), expected, atol=0.05)
+
+
+def test_lora_of_a_query_trains_two_small_kernels_instead_of_the_large_one():
+    built = build(ONE_STAGE)
+    expected = to_numpy(built(IMAGES))
+    built.stages[0].blocks.blocks[0].attn.proj_q.enable_lora(2)
+    paths = {
+        v.path.rpartition("/")[2]
+        for v in built.trainable_variables
+        if "proj_q/" in v.path and "conv_proj" not in v.path
+    }
+    assert paths == {"lora_kernel_a", "lora_kernel_b", "bias"}
+    assert_close(built(IMAGES), expected)
+
+
+# The public builder
+
+
+def test_cvt_builds_the_config_with_its_overrides():
+    built = keras_cvt.CvT(CONFIG, classes=CLASSES, drop_path_rate=0.5)
+    assert built.cvt_config == CONFIG.with_overrides(drop_path_rate=0.5)
+
+
+def test_the_size_of_the_input_becomes_that_of_the_transform():
+    built = keras_cvt.CvT(ONE_STAGE, input_shape=(64, 48, 3))
+    assert built.eval_transform == EvalTransform((64, 48), 0.875)

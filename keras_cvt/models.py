@@ -139,6 +139,8 @@ def build_model(
     model_inputs = inputs
     if input_tensor is not None:
         model_inputs = keras.utils.get_source_inputs(inputs)
+        if len(model_inputs) == 1:
+            (model_inputs,) = model_inputs
     return CvTModel(model_inputs, x, name=name)
 
 

@@ -166,6 +166,13 @@ def test_an_input_tensor_of_integers_gives_what_floats_give(model):
     assert_close(build(input_tensor=image)(IMAGES.astype("uint8")), model(IMAGES))
 
 
+def test_a_network_without_preprocessing_takes_integers_as_well():
+    image = keras.Input((32, 40, 3), dtype="uint8")
+    bare = build(input_tensor=image, include_preprocessing=False)
+    assert bare.input is image
+    assert bare(IMAGES.astype("uint8")).shape == (len(IMAGES), bare.output.shape[-1])
+
+
 def test_an_input_tensor_becomes_the_models_input(model):
     image = keras.Input((32, 40, 3), name="image")
     built = build(input_tensor=image)

@@ -26,7 +26,7 @@ class ImagePreprocessing(keras.layers.Layer):
         **kwargs: Of `keras.layers.Layer`.
 
     Returns:
-        Images (B, H, W, C) of the input's shape; float32 where normalised.
+        Images (B, H, W, C) of the input's shape, of the layer's compute dtype.
 
     Raises:
         ValueError: If `normalize` is True and the images have not 3 channels.
@@ -53,10 +53,10 @@ class ImagePreprocessing(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        if not self.normalize:
-            return inputs
         # Keras casts floats to the layer's dtype, but leaves integers as they are.
         inputs = ops.cast(inputs, self.compute_dtype)
+        if not self.normalize:
+            return inputs
         scale = [1 / (255 * std) for std in IMAGENET_STD]
         offset = [-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
         return inputs * ops.array(scale, inputs.dtype) + ops.array(offset, inputs.dtype)

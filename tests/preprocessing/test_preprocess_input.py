@@ -1,6 +1,5 @@
 """Preprocessing against PIL, on photos that scikit-image ships."""
 
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from PIL import Image
 
 from keras_cvt.preprocessing import (
     EvalTransform,
-    decode_predictions,
     preprocess_input,
 )
 
@@ -325,40 +323,6 @@ def test_a_model_without_a_transform_is_refused():
         preprocess_input(np.zeros((9, 9, 3), "uint8"), keras.Sequential())
 
 
-@TRANSFORMS
-def test_a_transform_survives_json(transform):
-    loaded = EvalTransform.from_dict(json.loads(json.dumps(transform.to_dict())))
-    assert loaded == transform
-    assert hash(loaded) == hash(transform)
-
-
-@pytest.mark.parametrize(
-    ("image_size", "crop_ratio"),
-    [
-        (224, 0.875),
-        ((224,), 0.875),
-        ((224, 0), 0.875),
-        ((224, 224.0), 0.875),
-        ((224, 224), 0),
-        ((224, 224), 1.01),
-        ((224, 224), float("nan")),
-        ((224, 224), True),
-        ((224, 224), "0.875"),
-    ],
-)
-def test_a_transform_refuses_what_is_no_size_or_ratio(image_size, crop_ratio):
-    with pytest.raises(ValueError, match="Received: "):
-        EvalTransform(image_size, crop_ratio)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"image_size": [224, 224]}, {**CROP_224.to_dict(), "mean": 0.5}]
-)
-def test_from_dict_refuses_missing_and_unknown_fields(fields):
-    with pytest.raises(ValueError, match="Received: "):
-        EvalTransform.from_dict(fields)
-
-
 # Warnings and errors
 
 
@@ -491,59 +455,7 @@ def test_what_is_no_dense_tensor_is_refused(images):
         preprocess_input(images, CROP_224)
 
 
-# Predictions
-
-
-def test_predictions_are_named_in_falling_order():
-    scores = np.random.default_rng(0).random((3, 1000), "float32")
-    scores[0, [0, 999, 281]] = [3.0, 2.5, 2.25]
-    decoded = decode_predictions(scores, top=3)
-    assert decoded[0] == [
-        ("n01440764", "tench", 3.0),
-        ("n15075141", "toilet_tissue", 2.5),
-        ("n02123045", "tabby", 2.25),
-    ]
-    for row, named in zip(scores, decoded, strict=True):
-        values = [score for _, _, score in named]
-        assert values == sorted(row.tolist(), reverse=True)[:3]
-        assert all(type(score) is float for score in values)
-
-
-def test_all_thousand_classes_have_a_wnid_of_their_own():
-    ((*named,),) = decode_predictions(-np.arange(1000.0)[None], top=1000)
-    assert len({wnid for wnid, _, _ in named}) == 1000
-    assert [score for _, _, score in named] == (-np.arange(1000.0)).tolist()
-
-
-def test_predictions_may_be_tensors_of_any_backend():
-    jnp = pytest.importorskip("jax.numpy")
-    torch = pytest.importorskip("torch")
-    scores = np.random.default_rng(0).random((2, 1000), "float32")
-    expected = decode_predictions(scores)
-    assert [len(named) for named in expected] == [5, 5]
-    for convert in (tf.constant, jnp.asarray, torch.tensor):
-        assert decode_predictions(convert(scores)) == expected
-    leaf = torch.tensor(scores, requires_grad=True)
-    assert decode_predictions(leaf) == expected
-
-
-def test_no_images_have_no_predictions():
-    assert decode_predictions(np.zeros((0, 1000))) == []
-
-
-@pytest.mark.parametrize("shape", [(1000,), (2, 999), (1, 2, 1000), ()])
-def test_predictions_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="Received: "):
-        decode_predictions(np.zeros(shape))
-
-
-@pytest.mark.parametrize("top", [0, -1, 1001, 2.0, None, True])
-def test_top_is_between_1_and_1000(top):
-    with pytest.raises(ValueError, match="Received: "):
-        decode_predictions(np.zeros((1, 1000)), top=top)
-
-
-# Tags: needs keras_cvt.zoo
+# Tags
 
 
 @pytest.mark.parametrize(

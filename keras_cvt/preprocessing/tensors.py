@@ -1,0 +1,80 @@
+"""The evaluation transform by TensorFlow, on tensors eager and symbolic."""
+
+from typing import TYPE_CHECKING, Any
+
+from keras_cvt.preprocessing.arrays import (
+    check_shape,
+    check_values,
+    describe,
+    to_numpy,
+)
+from keras_cvt.preprocessing.transform import (
+    EvalTransform,
+    crop_offset,
+    resized_size,
+    vertical_first,
+)
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def transform_tensor(images: Any, transform: EvalTransform) -> "tf.Tensor":
+    """Resize and crop (H, W, C) or (B, H, W, C); the rank stays."""
+    import tensorflow as tf
+
+    images = _checked_tensor(images)
+    # PIL rounds 8-bit images after each of its two passes.
+    rounds = images.dtype.is_integer
+    single = images.shape.rank == 3
+    images = tf.cast(images[None] if single else images, "float32")
+
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    new_height, new_width = resized_size(transform, height, width, tf.maximum)
+    first = tf.where(
+        vertical_first(height, width, new_height, new_width),
+        [new_height, width],
+        [height, new_width],
+    )
+    for size in (first, [new_height, new_width]):
+        images = tf.image.resize(images, size, "bicubic", antialias=True)
+        images = tf.clip_by_value(images, 0.0, 255.0)
+        images = tf.floor(images + 0.5) if rounds else images
+
+    top = crop_offset(new_height, transform.image_size[0])
+    left = crop_offset(new_width, transform.image_size[1])
+    images = tf.image.crop_to_bounding_box(images, top, left, *transform.image_size)
+    images.set_shape([None, *transform.image_size, None])
+    return images[0] if single else images
+
+
+def _checked_tensor(images: Any) -> "tf.Tensor":
+    import tensorflow as tf
+
+    if not isinstance(images, (tf.Tensor, tf.Variable)):
+        raise TypeError(
+            "Of TensorFlow, `preprocess_input` takes dense tensors; call it inside "
+            f"`dataset.map` for a dataset. Received: {describe(images)}"
+        )
+    images = tf.convert_to_tensor(images)
+    if images.dtype == tf.string:
+        raise ValueError(
+            "`preprocess_input` takes decoded tensors. Read a file with "
+            "`tf.io.decode_jpeg(tf.io.read_file(path), channels=3, "
+            'dct_method="INTEGER_ACCURATE")`. '
+            f"Received: {images!r}"
+        )
+    if not (images.dtype.is_integer or images.dtype.is_floating):
+        raise ValueError(
+            f"Pixels must be integers or floats. Received: dtype={images.dtype.name}"
+        )
+    if images.shape.rank is None:
+        raise ValueError(
+            "The tensor's rank is unknown; `tf.ensure_shape(image, (None, None, 3))` "
+            "states it, and `tf.io.decode_image` knows it with "
+            f"`expand_animations=False`. Received: {images!r}"
+        )
+    check_shape(tuple(images.shape))
+    if tf.executing_eagerly():
+        check_values(to_numpy(images))
+    return images

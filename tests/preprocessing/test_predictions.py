@@ -1,0 +1,56 @@
+"""Scores to names."""
+
+import numpy as np
+import pytest
+
+from keras_cvt import decode_predictions
+
+
+def test_predictions_are_named_in_falling_order():
+    scores = np.random.default_rng(0).random((3, 1000), "float32")
+    scores[0, [0, 999, 281]] = [3.0, 2.5, 2.25]
+    decoded = decode_predictions(scores, top=3)
+    assert decoded[0] == [
+        ("n01440764", "tench", 3.0),
+        ("n15075141", "toilet_tissue", 2.5),
+        ("n02123045", "tabby", 2.25),
+    ]
+    for row, named in zip(scores, decoded, strict=True):
+        values = [score for _, _, score in named]
+        assert values == sorted(row.tolist(), reverse=True)[:3]
+        assert all(type(score) is float for score in values)
+
+
+def test_all_thousand_classes_have_a_wnid_of_their_own():
+    ((*named,),) = decode_predictions(-np.arange(1000.0)[None], top=1000)
+    assert len({wnid for wnid, _, _ in named}) == 1000
+    assert [score for _, _, score in named] == (-np.arange(1000.0)).tolist()
+
+
+def test_predictions_may_be_tensors_of_any_backend():
+    tf = pytest.importorskip("tensorflow")
+    jnp = pytest.importorskip("jax.numpy")
+    torch = pytest.importorskip("torch")
+    scores = np.random.default_rng(0).random((2, 1000), "float32")
+    expected = decode_predictions(scores)
+    assert [len(named) for named in expected] == [5, 5]
+    for convert in (tf.constant, jnp.asarray, torch.tensor):
+        assert decode_predictions(convert(scores)) == expected
+    leaf = torch.tensor(scores, requires_grad=True)
+    assert decode_predictions(leaf) == expected
+
+
+def test_no_images_have_no_predictions():
+    assert decode_predictions(np.zeros((0, 1000))) == []
+
+
+@pytest.mark.parametrize("shape", [(1000,), (2, 999), (1, 2, 1000), ()])
+def test_predictions_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match="Received: "):
+        decode_predictions(np.zeros(shape))
+
+
+@pytest.mark.parametrize("top", [0, -1, 1001, 2.0, None, True])
+def test_top_is_between_1_and_1000(top):
+    with pytest.raises(ValueError, match="Received: "):
+        decode_predictions(np.zeros((1, 1000)), top=top)

@@ -5,6 +5,9 @@ BIN = $(VENV)/bin
 # The CPU build is a third of the size; elsewhere there is none.
 TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tensorflow-cpu,tensorflow)
 
+# Two processes, a file of tests at a time in each.
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
+
 .PHONY: test lint demo clean
 
 $(VENV)/created:
@@ -23,9 +26,9 @@ demo: $(VENV)/demo-installed
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=2 $(BIN)/python examples/demo.py
 
 test: $(VENV)/installed
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m any_backend
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -m any_backend
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(PYTEST_ARGS)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PYTEST_ARGS) -m any_backend
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PYTEST_ARGS) -m any_backend
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -54,7 +54,7 @@ class CvTModel(keras.Model):
 
         Example:
             >>> backbone = keras_cvt.CvT13(include_top=False, weights=None)
-            >>> pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
+            >>> pyramid = keras.Model(backbone.input, backbone.pyramid_outputs)
 
         Raises:
             ValueError: If a stage's cumulative stride is no power of 2.

@@ -97,13 +97,13 @@ def test_the_eval_transform_survives(survivor):
 
 
 def test_the_pyramid_survives_and_belongs_to_the_models_own_input(survivor):
-    pyramid = keras.Model(survivor.inputs, survivor.pyramid_outputs)
+    pyramid = keras.Model(survivor.input, survivor.pyramid_outputs)
     shapes = {level: output.shape for level, output in pyramid(IMAGES).items()}
     assert shapes == {"P2": (2, 8, 10, 8), "P3": (2, 4, 5, 8), "P4": (2, 2, 3, 16)}
 
 
 def test_the_pyramid_holds_the_stages_maps(model):
-    pyramid = keras.Model(model.inputs, model.pyramid_outputs)(IMAGES)
+    pyramid = keras.Model(model.input, model.pyramid_outputs)(IMAGES)
     stage0, stage1, _ = model.stages
     stage0_map = stage0(model.get_layer("preprocessing")(IMAGES))
     assert_close(pyramid["P2"], stage0_map)
@@ -247,14 +247,14 @@ def backbone(config=CONFIG, pooling=None):
 
 def test_without_pooling_the_output_is_the_last_map_before_the_norm():
     built, whole = backbone()
-    pyramid = keras.Model(whole.inputs, whole.pyramid_outputs)
+    pyramid = keras.Model(whole.input, whole.pyramid_outputs)
     assert_close(built(IMAGES), pyramid(IMAGES)["P4"])
 
 
 @pytest.mark.parametrize(("pooling", "pool"), [("avg", np.mean), ("max", np.max)])
 def test_avg_and_max_pool_the_last_map_before_the_norm(pooling, pool):
     built, whole = backbone(pooling=pooling)
-    pyramid = keras.Model(whole.inputs, whole.pyramid_outputs)
+    pyramid = keras.Model(whole.input, whole.pyramid_outputs)
     assert_close(built(IMAGES), pool(to_numpy(pyramid(IMAGES)["P4"]), axis=(1, 2)))
 
 
@@ -271,7 +271,7 @@ def test_token_pooling_is_what_the_head_sees(config):
 
 def test_without_a_class_token_the_head_sees_the_mean_of_the_normalised_map():
     whole = build(WITHOUT_TOKEN)
-    feature_map = keras.Model(whole.inputs, whole.pyramid_outputs)(IMAGES)["P2"]
+    feature_map = keras.Model(whole.input, whole.pyramid_outputs)(IMAGES)["P2"]
     mean = to_numpy(whole.get_layer("norm")(feature_map)).mean((1, 2))
     assert_close(whole(IMAGES), whole.get_layer("head")(mean))
 

@@ -58,13 +58,17 @@ def config(meta):
     return CvTConfig(stages=tuple(stages))
 
 
+def official_key(variable):
+    *modules, leaf = variable.path.split("/")
+    return ".".join(modules if leaf == "token" else [*modules, _LEAVES[leaf]])
+
+
 def fill(model):
     """Give every variable the value that the formula gives its official key."""
     for variable in model.variables:
         if "seed_generator" in variable.path:
             continue
-        *modules, leaf = variable.path.split("/")
-        key = ".".join(modules if leaf == "token" else [*modules, _LEAVES[leaf]])
+        key = official_key(variable)
         shape = tuple(variable.shape)
         if len(shape) == 4 and "conv_proj" in key:
             height, width, channels, _ = shape

@@ -15,7 +15,8 @@ _ARGUMENTS = """
         weights: {weights}; the path of a checkpoint (file or folder) in any layout
             of `keras_cvt.checkpoints`; `"hf://org/repo"`; a checkpoint already read by
             `keras_cvt.weights.resolve`; or None for fresh weights.
-            A head of another number of classes starts fresh, and a log line says so.
+            A head of another number of classes starts fresh, and the first kernel is
+            adapted to another number of channels; a log line says so.
         input_tensor: Optional Keras tensor to build on.
         input_shape: (height, width, channels); None means (None, None, 3), any size.
         pooling: With `include_top=False`: None, the last stage's map (B, H / 16,
@@ -41,7 +42,7 @@ _ARGUMENTS = """
 """
 
 
-def _build(config, weights, model, input_shape, overrides, **arguments) -> CvTModel:
+def _build(config, weights, model, overrides, **arguments) -> CvTModel:
     if not isinstance(config, CvTConfig):
         raise ValueError(f"Expected a CvTConfig. Received: config={config!r}")
     unknown = sorted(
@@ -50,30 +51,37 @@ def _build(config, weights, model, input_shape, overrides, **arguments) -> CvTMo
     )
     if unknown:
         raise ValueError(f"Unknown arguments: {unknown}.")
+    # First, so that a wrong argument costs no download.
+    network = _network(config, overrides, model, arguments)
+    if weights is None:
+        return network
     checkpoint = weights
-    if weights is not None and not isinstance(weights, Checkpoint):
+    if not isinstance(weights, Checkpoint):
         checkpoint = resolve(weights, model)
-    if checkpoint is not None and checkpoint.activation is not None:
-        overrides = {"activation": checkpoint.activation} | overrides
-    network = build_model(
-        config.with_overrides(**overrides),
-        eval_transform=_eval_transform(checkpoint, model, input_shape),
-        input_shape=input_shape,
-        **arguments,
-    )
-    if checkpoint is not None:
-        assign.assign(network, checkpoint.state, fresh_head=True)
+    overrides = {"activation": checkpoint.activation or config.activation} | overrides
+    if overrides["activation"] != network.cvt_config.activation:
+        network = _network(config, overrides, model, arguments)
+    if checkpoint.eval_transform is not None:
+        network.eval_transform = _at_input_size(checkpoint.eval_transform, network)
+    _, _, _, channels = network.get_layer("preprocessing").output.shape
+    assign.assign(network, checkpoint.with_channels(channels).state, fresh_head=True)
     return network
 
 
-def _eval_transform(checkpoint, model, input_shape):
-    """The weights' own transform, or the model's usual one, at the input's size."""
-    transform = checkpoint.eval_transform if checkpoint else None
-    if transform is None:
-        transform = zoo.find("imagenet", model).eval_transform
-    if input_shape is None or None in input_shape[:2] or len(input_shape) != 3:
+def _network(config, overrides, model, arguments):
+    transform = zoo.find("imagenet", model).eval_transform
+    network = build_model(
+        config.with_overrides(**overrides), eval_transform=transform, **arguments
+    )
+    network.eval_transform = _at_input_size(transform, network)
+    return network
+
+
+def _at_input_size(transform, network):
+    _, height, width, _ = network.get_layer("preprocessing").output.shape
+    if None in (height, width):
         return transform
-    return EvalTransform(tuple(input_shape[:2]), transform.crop_ratio)
+    return EvalTransform((height, width), transform.crop_ratio)
 
 
 def CvT(  # noqa: D417, N802
@@ -94,8 +102,8 @@ def CvT(  # noqa: D417, N802
         config,
         weights,
         None,
-        input_shape,
         overrides,
+        input_shape=input_shape,
         include_top=include_top,
         input_tensor=input_tensor,
         pooling=pooling,
@@ -128,8 +136,8 @@ def _published_builder(function_name, model):
             zoo.MODELS[model],
             weights,
             model,
-            input_shape,
             overrides,
+            input_shape=input_shape,
             include_top=include_top,
             input_tensor=input_tensor,
             pooling=pooling,

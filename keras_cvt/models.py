@@ -44,6 +44,12 @@ class CvTModel(keras.Model):
         layer = self.get_layer("preprocessing")
         return EvalTransform(layer.image_size, layer.crop_ratio)
 
+    @eval_transform.setter
+    def eval_transform(self, transform: EvalTransform):
+        layer = self.get_layer("preprocessing")
+        layer.image_size = transform.image_size
+        layer.crop_ratio = transform.crop_ratio
+
     @property
     def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
         """The stages' maps as symbolic tensors, by level.
@@ -178,8 +184,9 @@ def _inputs(input_tensor, input_shape):
                 f"input_shape={input_shape}, input_tensor of shape {shape}"
             )
         input_shape = shape
-    input_shape = (None, None, 3) if input_shape is None else tuple(input_shape)
-    if len(input_shape) != 3 or input_shape[-1] is None:
+    input_shape = (None, None, 3) if input_shape is None else input_shape
+    is_shape = isinstance(input_shape, (tuple, list)) and len(input_shape) == 3
+    if not is_shape or input_shape[-1] is None:
         raise ValueError(
             "`input_shape` must be (height, width, channels); height and width may "
             f"be None. Received: input_shape={input_shape}"

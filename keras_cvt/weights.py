@@ -1,5 +1,6 @@
 """Whatever `weights=` may name, as a state dict and what its origin tells."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from keras_cvt.config import CvTConfig
 from keras_cvt.preprocessing import EvalTransform
 
 logger = logging.getLogger(__name__)
+
+_FIRST_KERNEL = "stage0.patch_embed.proj.weight"
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,30 @@ class Checkpoint:
     @property
     def channels(self) -> int | None:
         """Number of image channels, or None if the first stage is missing."""
-        kernel = self.state.get("stage0.patch_embed.proj.weight")
+        kernel = self.state.get(_FIRST_KERNEL)
         return None if kernel is None else kernel.shape[1]
+
+    def with_channels(self, channels: int) -> "Checkpoint":
+        """Return the weights for images of another number of channels.
+
+        One channel gets the sum of the first kernel's channels: a grey image then
+        computes what it did as RGB. More get them in turn, scaled so that the
+        response to equal channels stays about as large.
+        """
+        if self.channels in (None, channels):
+            return self
+        kernel = self.state[_FIRST_KERNEL]
+        if channels == 1:
+            adapted = kernel.sum(axis=1, keepdims=True)
+        else:
+            turns = np.arange(channels) % self.channels
+            adapted = kernel[:, turns] * np.float32(self.channels / channels)
+        logger.warning(
+            "The first kernel is adapted from %d to %d channels.",
+            self.channels,
+            channels,
+        )
+        return dataclasses.replace(self, state={**self.state, _FIRST_KERNEL: adapted})
 
 
 def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:

@@ -1,5 +1,6 @@
 """`CvT13(weights="imagenet")` end to end, through the real Hub client."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 from loopback_hub import LoopbackHub
 
 import keras_cvt
-from keras_cvt.checkpoints import save_checkpoint
+from keras_cvt.checkpoints import CheckpointError, save_checkpoint
+from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.weights import resolve
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 REPO = "microsoft/cvt-13"
@@ -156,6 +159,66 @@ def test_another_number_of_classes_keeps_the_body_and_says_so(caplog):
         )
 
 
+def test_a_checkpoint_with_half_a_head_is_refused(tmp_path):
+    whole = tiny(classes=10)
+    save_checkpoint(whole, tmp_path / "whole.safetensors")
+    checkpoint = resolve(tmp_path / "whole.safetensors")
+    state = {k: v for k, v in checkpoint.state.items() if k != "head.bias"}
+    with pytest.raises(CheckpointError, match="missing: head.bias"):
+        tiny(classes=10, weights=dataclasses.replace(checkpoint, state=state))
+
+
+def test_grey_images_give_with_one_channel_what_they_give_as_rgb(caplog):
+    source = CHECKPOINTS / "official_zip.pth"
+    common = {"weights": source, "classes": 10, "include_preprocessing": False}
+    grey = tiny(input_shape=(64, 64, 1), **common)
+    assert "from 3 to 1 channels" in caplog.text
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 1)).astype("float32")
+    np.testing.assert_allclose(
+        grey.predict(images, verbose=0),
+        tiny(**common).predict(np.repeat(images, 3, -1), verbose=0),
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+def test_more_channels_get_the_kernels_channels_in_turn():
+    source = CHECKPOINTS / "official_zip.pth"
+    common = {"weights": source, "classes": 10, "include_preprocessing": False}
+    rgb, five = (tiny(input_shape=(64, 64, n), **common) for n in (3, 5))
+    kernels = [m.stages[0].patch_embed.proj.kernel.numpy() for m in (rgb, five)]
+    turns = kernels[0][:, :, [0, 1, 2, 0, 1]] * 3 / 5
+    np.testing.assert_allclose(kernels[1], turns, rtol=1e-6)
+
+
+def test_layers_before_the_network_do_not_disturb_its_weights(tmp_path):
+    image = keras.Input((64, 64, 1))
+    rgb = keras.layers.Conv2D(3, 1)(image)
+    source = CHECKPOINTS / "official_zip.pth"
+    model = tiny(weights=source, classes=10, input_tensor=rgb)
+    save_checkpoint(model, tmp_path / "again.safetensors")
+    saved, first = resolve(tmp_path / "again.safetensors"), resolve(source)
+    assert all(np.array_equal(saved.state[k], v) for k, v in first.state.items())
+
+
+def test_the_size_of_an_input_tensor_becomes_that_of_the_transform():
+    model = tiny(input_tensor=keras.Input((96, 64, 3)))
+    assert model.eval_transform == EvalTransform((96, 64), 0.875)
+
+
+def test_lora_is_not_lost_in_a_checkpoint_without_a_word(tmp_path):
+    model = tiny(classes=10)
+    model.stages[0].blocks.blocks[0].attn.proj_q.enable_lora(2)
+    with pytest.raises(CheckpointError, match="LoRA"):
+        save_checkpoint(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_argument_is_named_before_weights_are_looked_for():
+    with pytest.raises(ValueError, match="include_top=False"):
+        tiny(weights="no/such/weights", pooling="avg")
+
+
 @pytest.mark.parametrize(
     ("pooling", "shape"),
     [(None, (2, 4, 4, 48)), ("avg", (2, 48)), ("max", (2, 48)), ("token", (2, 48))],
@@ -172,6 +235,7 @@ def test_a_backbone_gives_the_documented_shape(pooling, shape):
         ({"include_top": False, "pooling": "mean"}, "pooling"),
         ({"classes": 0}, "classes"),
         ({"input_shape": (64, 64, 4)}, "3 channels"),
+        ({"input_shape": 224}, "input_shape=224"),
         ({"input_shape": (2, 2, 3)}, "too small"),
         ({"dropout": 0.1}, "Unknown arguments"),
         ({"weights": 3}, "weights"),

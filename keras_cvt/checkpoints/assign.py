@@ -43,15 +43,27 @@ class LoadReport:
 
 
 def official_variables(model: CvTModel) -> dict[str, object]:
-    """Return the model's variables by official key."""
+    """Return the model's variables by official key.
+
+    Raises:
+        CheckpointError: If a layer has variables that no checkpoint knows (LoRA).
+    """
     variables = {}
-    for layer in model.layers:
+    # Not all layers: there may be others before the first stage.
+    top = [layer for layer in model.layers if layer.name in ("norm", "head")]
+    for layer in (*model.stages, *top):
         for variable in layer.variables:
             # Seeds of dropout are state of the model but not of the network.
             if "seed_generator" in variable.path:
                 continue
             path = variable.path.removeprefix(layer.path)
             *modules, leaf = (layer.name + path).split("/")
+            if leaf.startswith("lora_"):
+                raise CheckpointError(
+                    "Checkpoints have no place for LoRA's matrices: save the model "
+                    "as `.keras`, or load that file and merge. "
+                    f"Received: {variable.path}"
+                )
             if leaf != "token":
                 modules.append(layouts.KERAS_LEAVES[leaf])
             variables[".".join(modules)] = variable
@@ -118,9 +130,9 @@ def assign(
         mismatched=tuple(mismatched),
     )
     not_fitting = {*report.missing, *report.unexpected, *(m[0] for m in mismatched)}
-    if fresh_head:
+    if fresh_head and "head.weight" not in report.loaded:
         not_fitting -= {"head.weight", "head.bias"}
-        if "head.weight" in shapes and "head.weight" not in report.loaded:
+        if "head.weight" in shapes:
             found = [found for key, _, found in mismatched if key == "head.weight"]
             logger.warning(
                 "The head of %d classes starts fresh: the checkpoint has %s.",

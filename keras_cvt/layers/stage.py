@@ -179,12 +179,11 @@ class ConvTransformerStage(keras.layers.Layer):
         }
 
 
-@keras.saving.register_keras_serializable(package="keras_cvt")
 class BlockStack(keras.layers.Layer):
     """The blocks of a stage, one after the other.
 
     It exists so that a variable's path reads like its official key:
-    `stage2/blocks/3/attn/proj_q/kernel`.
+    `stage2/blocks/3/attn/proj_q/kernel`. Only a stage makes one.
     """
 
     def __init__(self, blocks, **kwargs):

@@ -36,8 +36,12 @@ def _parser():
 
     command = commands.add_parser("info", help="layers, parameters and MACs of a model")
     command.add_argument("model", help=_MODEL_HELP)
-    command.add_argument("--size", type=int, default=224, help="image size in pixels")
-    command.add_argument("--classes", type=int, default=1000)
+    command.add_argument(
+        "--size", type=_positive, default=224, help="image size in pixels"
+    )
+    command.add_argument(
+        "--classes", type=_positive, help="default: 1000, or the file's own"
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=_info)
 
@@ -46,14 +50,14 @@ def _parser():
     command.add_argument("--model", default="cvt13", help=_MODEL_HELP)
     command.add_argument(
         "--weights",
-        default="imagenet",
-        help="a published tag, a checkpoint or hf://org/repo (default: imagenet)",
+        help="a published tag, a checkpoint or hf://org/repo (default: imagenet, or a "
+        ".keras file's own)",
     )
     command.add_argument(
         "--labels", help="the classes' names: a text file, one a line, or a JSON list"
     )
-    command.add_argument("--top", type=int, default=5, help="classes an image")
-    command.add_argument("--batch-size", type=int, default=8)
+    command.add_argument("--top", type=_positive, default=5, help="classes an image")
+    command.add_argument("--batch-size", type=_positive, default=8)
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=_predict)
 
@@ -107,6 +111,34 @@ def _keras_model(path):
     return model
 
 
+def _classifier_file(path):
+    model = _keras_model(path)
+    if len(model.output.shape) != 2:
+        raise ValueError(f"Expected a classifier. Received a backbone: {path}")
+    return model
+
+
+def _with_softmax(model):
+    import keras
+
+    if not model.get_layer("preprocessing").normalize:
+        raise ValueError(
+            "Images come as pixels of 0-255; this model was built with "
+            "`include_preprocessing=False` and takes normalised ones."
+        )
+    if model.layers[-1].activation is not keras.activations.softmax:
+        outputs = keras.layers.Softmax(name="softmax", dtype="float32")(model.output)
+        return type(model)(model.input, outputs, name=model.name)
+    return model
+
+
+def _positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, received {number}")
+    return number
+
+
 def _list(options):
     from keras_cvt import zoo
 
@@ -121,8 +153,11 @@ def _list(options):
 def _info(options):
     from keras_cvt.profile import profile
 
-    config = _config(options.model)
-    parts = profile(config, options.size, options.size, options.classes)
+    config, classes = _config(options.model), options.classes or 1000
+    if options.model.endswith(".keras"):
+        model = _classifier_file(options.model)
+        classes = options.classes or model.output.shape[-1]
+    parts = profile(config, options.size, options.size, classes)
     total = {
         "parameters": sum(part.parameters for part in parts),
         "statistics": sum(part.statistics for part in parts),
@@ -207,12 +242,15 @@ def _classifier(options):
     from keras_cvt import builders, weights, zoo
 
     if options.model.endswith(".keras"):
-        model, labels = _keras_model(options.model), ()
+        if options.weights is not None:
+            raise ValueError("A .keras file has its own weights; leave out --weights.")
+        model, labels = _with_softmax(_classifier_file(options.model)), ()
     else:
         name = options.model if options.model in zoo.MODELS else None
-        checkpoint = weights.resolve(options.weights, name)
+        named = options.weights or "imagenet"
+        checkpoint = weights.resolve(named, name)
         if checkpoint.classes is None:
-            raise ValueError(f"{options.weights} has no head to classify with.")
+            raise ValueError(f"{named} has no head to classify with.")
         model = builders.CvT(
             _config(options.model), weights=checkpoint, classes=checkpoint.classes
         )
@@ -276,7 +314,9 @@ def _convert(options):
         config=_config(options.model) if options.model else None,
         activation=options.activation,
         reference=options.reference,
-        tolerance=options.tolerance or conversion.TOLERANCE,
+        tolerance=conversion.TOLERANCE
+        if options.tolerance is None
+        else options.tolerance,
     )
     stages = ", ".join(str(stage.embed_dim) for stage in report.config.stages)
     print(

@@ -1,9 +1,11 @@
 """The second road in one function: read, map, load strictly, compare, save."""
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_cvt import builders, weights, zoo
@@ -14,6 +16,7 @@ from keras_cvt.checkpoints import (
     save_checkpoint,
 )
 from keras_cvt.config import CvTConfig
+from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 # Float32 outputs of two correct implementations differ by about 1e-6.
 TOLERANCE = 2e-5
@@ -86,6 +89,8 @@ def convert(
         raise CheckpointError(f"{checkpoint} has no head, and so no logits to compare.")
     model = _build(config, source, activation)
     report = load_checkpoint(model, source.state)
+    if source.eval_transform is not None:
+        model.eval_transform = source.eval_transform
 
     reference_difference = None
     if reference is not None:
@@ -94,16 +99,17 @@ def convert(
         reference_difference = _compare(logits, expected, tolerance, "the reference")
     else:
         images = np.random.default_rng(0).standard_normal(
-            (2, *source_size(source), source.channels), dtype="float32"
+            (2, *model.eval_transform.image_size, source.channels), dtype="float32"
         )
         logits = model.predict(images, verbose=0)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    save(_classifier(model) if out.suffix == ".keras" else model, out)
-    again = _reload(out, model)
-    saved_difference = _compare(
-        again.predict(images, verbose=0), logits, tolerance, "what was saved"
-    )
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as folder:
+        # Compared under another name: what differs never takes the real one.
+        written = Path(folder) / out.name
+        save(_classifier(model) if out.suffix == ".keras" else model, written)
+        saved_difference = _compare_saved(written, model, images, logits, tolerance)
+        _move(written, out)
     return ConversionReport(
         layout=source.layout,
         config=model.cvt_config,
@@ -112,12 +118,6 @@ def convert(
         reference_difference=reference_difference,
         saved_difference=saved_difference,
     )
-
-
-def source_size(source: weights.Checkpoint) -> tuple[int, int]:
-    """Return the image size that suits a checkpoint, in pixels."""
-    transform = source.eval_transform or zoo.eval_transform("imagenet")
-    return transform.image_size
 
 
 def _build(config, source, activation):
@@ -142,6 +142,7 @@ def _classifier(model):
         include_preprocessing=channels == 3,
     )
     assign.assign(classifier, assign.extract(model))
+    classifier.eval_transform = model.eval_transform
     return classifier
 
 
@@ -208,25 +209,32 @@ def _saver(out):
 
 
 def _save_keras(model, out):
-    """Save under another name first, so that no half file takes the real one."""
-    temporary = out.with_name(f".{os.getpid()}.{out.name}")
-    try:
-        if out.suffix == ".keras":
-            model.save(temporary)
-        else:
-            model.save_weights(temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _reload(out, model):
-    """Return a network like `model` with the weights of the saved file."""
-    import keras
-
-    again = keras.models.clone_model(model)
     if out.suffix == ".keras":
-        assign.assign(again, assign.extract(keras.models.load_model(out)))
+        model.save(out)
     else:
-        load_checkpoint(again, out)
-    return again
+        model.save_weights(out)
+
+
+def _compare_saved(path, model, images, logits, tolerance):
+    """Run what was saved, and return its largest difference from the model."""
+    if path.suffix == ".keras":
+        # As its users will: with its own normalisation and softmax.
+        saved = keras.models.load_model(path)
+        if saved.get_layer("preprocessing").normalize:
+            images = 255 * (images * np.float32(IMAGENET_STD) + IMAGENET_MEAN)
+        expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    else:
+        saved, expected = keras.models.clone_model(model), logits
+        load_checkpoint(saved, path)
+    outputs = saved.predict(images.astype("float32"), verbose=0)
+    return _compare(outputs, expected, tolerance, "what was saved")
+
+
+def _move(written, out):
+    """Rename a file, or the files of a folder one by one."""
+    if written.is_file():
+        os.replace(written, out)
+        return
+    out.mkdir(exist_ok=True)
+    for file in written.iterdir():
+        os.replace(file, out / file.name)

@@ -58,23 +58,36 @@ def download_checkpoint(
         FileNotFoundError: If the repository or a checkpoint in it does not exist.
         OSError: If the Hub cannot be reached and nothing is cached.
     """
+    unreachable = None
     for name in CHECKPOINT_FILES:
-        path = _download(repo_id, name, revision, force)
+        try:
+            path = _download(repo_id, name, revision, force)
+        except _NotCachedError as error:
+            # Nobody can say whether the repository has it; another may be cached.
+            unreachable = unreachable or error
+            continue
         if path is not None:
             return path
+    if unreachable is not None:
+        raise unreachable
     raise FileNotFoundError(
         f"The Hub repository {repo_id} holds none of {', '.join(CHECKPOINT_FILES)}."
     )
 
 
 def download_config(repo_id: str, revision: str | None = None) -> dict[str, Any] | None:
-    """Return a repository's `config.json`, or None if it has none.
+    """Return a repository's `config.json`, or None if it has none to be had.
+
+    Ask after the checkpoint: without a network only what came with it is cached.
 
     Raises:
         ValueError: If the file is no JSON object of a sane size.
         OSError: As `download_checkpoint`.
     """
-    path = _download(repo_id, "config.json", revision, False)
+    try:
+        path = _download(repo_id, "config.json", revision, False)
+    except _NotCachedError:
+        return None
     return None if path is None else read_config(path)
 
 
@@ -97,6 +110,10 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
+class _NotCachedError(OSError):
+    """The Hub cannot be asked, and its cache does not hold the file."""
+
+
 def _download(repo_id, name, revision, force):
     """Return the file's path, or None where the repository does not have it."""
     import huggingface_hub
@@ -114,7 +131,7 @@ def _download(repo_id, name, revision, force):
         )
     except errors.LocalEntryNotFoundError as error:
         # A subclass of EntryNotFoundError: here nobody could be asked.
-        raise OSError(
+        raise _NotCachedError(
             f"The Hub cannot be reached (or HF_HUB_OFFLINE is set) and {name} of "
             f"{repo_id} is not in the local cache. {way_out}"
         ) from error

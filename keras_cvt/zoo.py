@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -263,8 +264,9 @@ def fetch(record: WeightsRecord) -> Path:
     for path in sorted(folder.glob(f"{stem}.*.safetensors")):
         if path.name.split(".")[-2] == _digest(path)[:32]:
             return path
+        # It stays: another process may have put a good file there meanwhile, and the
+        # new one takes its name anyway.
         logger.warning("%s is damaged and is made anew.", path)
-        path.unlink(missing_ok=True)
     try:
         state = _read_download(record.repo, files, force=False)
     except CheckpointError as error:
@@ -284,6 +286,9 @@ def _read_download(repo, files, force):
     return layouts.to_official(readers.read_checkpoint(path))[0]
 
 
+_A_DAY = 24 * 3600
+
+
 def _store(state, folder, stem):
     """Write under a name of its own, then rename: no reader sees half a file.
 
@@ -294,14 +299,18 @@ def _store(state, folder, stem):
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".converting-")
-    os.close(descriptor)
+    for left_over in folder.glob(".converting-*"):
+        # Of a killed process, unless it is at work still.
+        if time.time() - left_over.stat().st_mtime > _A_DAY:
+            left_over.unlink(missing_ok=True)
+    # Not mkstemp, whose files others could not read.
+    temporary = folder / f".converting-{uuid.uuid4()}"
     try:
         save_file({k: np.ascontiguousarray(a) for k, a in state.items()}, temporary)
         path = folder / f"{stem}.{_digest(temporary)[:32]}.safetensors"
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     return path
 

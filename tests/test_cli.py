@@ -6,6 +6,7 @@ import golden
 import pytest
 from PIL import Image
 
+import keras_cvt
 from keras_cvt.cli import main
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
@@ -107,3 +108,52 @@ def test_a_mistake_is_one_line_without_a_traceback(capsys, arguments, message):
     error = capsys.readouterr().err
     assert error.startswith("keras-cvt: ") and message in error
     assert "Traceback" not in error
+
+
+def saved(tmp_path, **arguments):
+    config = golden.config(golden.load("tiny_base")[1])
+    path = tmp_path / "model.keras"
+    keras_cvt.CvT(config, classes=10, **arguments).save(path)
+    return str(path)
+
+
+def test_a_model_of_logits_is_shown_with_probabilities(capsys, photos):
+    model = saved(photos, classifier_activation=None)
+    arguments = ["predict", str(photos), "--model", model, "--top", "10", "--json"]
+    assert main(arguments) == 0
+    for row in json.loads(capsys.readouterr().out):
+        scores = [entry["score"] for entry in row["predictions"]]
+        assert sum(scores) == pytest.approx(1, abs=1e-5) and min(scores) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"include_preprocessing": False}, "normalised"),
+        ({"include_top": False}, "backbone"),
+    ],
+)
+def test_a_model_that_cannot_classify_pixels_is_refused(
+    capsys, photos, arguments, message
+):
+    model = saved(photos, **arguments)
+    assert main(["predict", str(photos), "--model", model]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_with_weights_takes_no_others(capsys, photos):
+    arguments = ["predict", str(photos), "--model", saved(photos)]
+    assert main([*arguments, "--weights", "imagenet"]) == 1
+    assert "leave out --weights" in capsys.readouterr().err
+
+
+def test_info_of_a_saved_model_counts_its_own_head(capsys, tmp_path):
+    assert main(["info", saved(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["parameters"] == 142_602
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--top"])
+def test_numbers_below_one_are_refused(capsys, photos, config_path, option):
+    with pytest.raises(SystemExit, match="2"):
+        predict(config_path, str(photos), extra=[option, "0"])
+    assert "expected at least 1" in capsys.readouterr().err

@@ -1,13 +1,19 @@
 """A conversion saves the same network, or nothing."""
 
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
 import golden
 import keras
 import numpy as np
 import pytest
 
-from keras_cvt import conversion
+from keras_cvt import conversion, weights
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.config import CVT_13
+from keras_cvt.preprocessing import EvalTransform
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 OFFICIAL = CHECKPOINTS / "official_zip.pth"
@@ -77,3 +83,35 @@ def test_an_unknown_architecture_asks_for_its_configuration(tmp_path):
 def test_an_unknown_output_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match=".safetensors"):
         conversion.convert("missing.pth", tmp_path / "x.onnx")
+
+
+def test_the_weights_own_transform_is_kept(tmp_path):
+    source = weights.resolve(OFFICIAL)
+    transform = EvalTransform((96, 96), None)
+    source = dataclasses.replace(source, eval_transform=transform, config=config())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "resolve", lambda *_: source)
+        conversion.convert("cvt13/imagenet", tmp_path / "x.keras")
+    assert keras.models.load_model(tmp_path / "x.keras").eval_transform == transform
+
+
+def test_a_comparison_that_fails_leaves_what_was_there(tmp_path):
+    out = tmp_path / "x.safetensors"
+    out.write_bytes(b"earlier")
+    with pytest.raises(conversion.ComparisonError, match="what was saved"):
+        conversion.convert(OFFICIAL, out, config=config(), tolerance=-1.0)
+    assert out.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_the_script_converts(tmp_path):
+    path = tmp_path / "tiny.json"
+    config().to_json(path)
+    script = Path(__file__).parents[1] / "conversion" / "convert.py"
+    done = subprocess.run(
+        [sys.executable, script, OFFICIAL, tmp_path / "x.keras", "--model", path],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "largest difference" in done.stdout and (tmp_path / "x.keras").is_file()

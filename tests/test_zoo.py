@@ -180,3 +180,15 @@ def test_both_tags_of_cvt_w24_mean_the_same_weights():
 def test_an_unknown_model_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="cvtw24"):
         keras_cvt.list_weights("cvt99")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_cached_is_found_without_a_network(hub, name, monkeypatch):
+    serve(hub, name)
+    first = hub_files.download_checkpoint(RECORD.repo)
+    hub.repos.clear()
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub_files.download_checkpoint(RECORD.repo) == first
+    assert hub_files.download_config(RECORD.repo) is None

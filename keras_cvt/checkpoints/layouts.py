@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_cvt.checkpoints.errors import CheckpointError
+
 # Official name of a module inside a block or a stage -> transformers' name.
 _TRANSFORMERS_MODULES = {
     "patch_embed.proj": "embedding.convolution_embeddings.projection",
@@ -63,22 +65,25 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
     Returns:
         The official state dict, and the layout that was recognised: `"official"`,
         `"transformers"`, `"transformers_tf"`, `"cvt_tensorflow"` or
-        `"keras_weights"`, our own `.weights.h5`. BatchNorm's `num_batches_tracked`
-        and the seeds of dropout are left out; a key that the layout does not know
-        keeps its name.
+        `"keras_weights"`, our own `.weights.h5`. BatchNorm's `num_batches_tracked`,
+        the seeds of dropout and, of `.weights.h5`, the optimizer are left out; a key
+        that the layout does not know keeps its name.
 
     Raises:
-        ValueError: If no key looks like a CvT's.
+        CheckpointError: If no key looks like a CvT's.
     """
     layout = _recognise(state)
     if layout is None:
-        raise ValueError(
+        raise CheckpointError(
             "Expected a CvT checkpoint (official, transformers', TFCvt's or "
             f"cvt-tensorflow's names). Received names such as {list(state)[:3]}"
         )
     official = {}
     for name, array in state.items():
         if name.endswith("num_batches_tracked") or "seed_generator" in name:
+            continue
+        # A trained model's file holds its optimizer and metrics as well.
+        if layout == "keras_weights" and not name.startswith("layers/"):
             continue
         if layout == "keras_weights":
             name, array = _from_keras_weights(name, array)

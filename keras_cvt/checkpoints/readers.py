@@ -135,17 +135,23 @@ def _is_bfloat16(dataset):
 def _check_dataset(name, dataset):
     import h5py
 
-    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+    if not isinstance(dataset, h5py.Dataset):
+        raise CheckpointError(f"`{name}` holds no numbers.")
+    # Before its shape, which a virtual dataset would look for in other files.
+    if dataset.is_virtual or dataset.external:
+        raise CheckpointError(f"`{name}` keeps its numbers in other files.")
+    if dataset.shape is None:
         raise CheckpointError(f"`{name}` holds no numbers.")
     if dataset.dtype.kind not in "fiub" and not _is_bfloat16(dataset):
         raise CheckpointError(f"Expected numbers in `{name}`. Received {dataset.dtype}")
-    if dataset.is_virtual or dataset.external:
-        raise CheckpointError(f"`{name}` keeps its numbers in other files.")
-    # Keras never compresses; a compressed or unwritten dataset could be a bomb.
+    # Keras never chunks, which compression needs: a small chunk, or one that is
+    # larger than its dataset, could be a bomb, and so could an unwritten dataset.
+    if dataset.chunks is not None:
+        raise CheckpointError(f"`{name}` is kept in chunks, as compressed data is.")
     if dataset.id.get_storage_size() != dataset.nbytes:
         raise CheckpointError(
             f"`{name}` stores {dataset.id.get_storage_size()} bytes for "
-            f"{dataset.nbytes}: it is compressed or was never written."
+            f"{dataset.nbytes}: it was never written."
         )
 
 

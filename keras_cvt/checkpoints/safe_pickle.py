@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from keras_cvt.checkpoints.errors import CheckpointError
 
 # Names and shapes only: the largest published checkpoint's pickle has 0.2 MB. Each
-# byte can cost 64 bytes of memory, which this bounds.
+# byte can cost some 100 bytes of memory, which this bounds.
 MAX_BYTES = 8 * 2**20
 
 _PUSH_ARGUMENT = frozenset(
@@ -85,6 +85,9 @@ def _set_item(target, key, value):
     # The hash of a nested tuple can take forever or overflow the C stack.
     if key is not None and not isinstance(key, (str, int, float, bytes)):
         raise CheckpointError(f"its pickle has a {type(key).__name__} as a key.")
+    # Larger ones can be chosen to have one hash, which makes a dict crawl.
+    if isinstance(key, int) and not -(2**60) < key < 2**60:
+        raise CheckpointError("its pickle has an integer of over 60 bits as a key.")
     target[key] = value
 
 
@@ -195,9 +198,9 @@ class _Machine:
         if (module, name) not in self._names:
             raise CheckpointError(
                 f"it refers to {f'{module}.{name}'[:100]!a}, which a state dict does "
-                "not need; nothing was run. If you trust the file, save its state "
-                "dict alone with PyTorch: torch.save(torch.load(path, "
-                'weights_only=True)["state_dict"], new_path).'
+                "not need; nothing was run. If you trust the file, which PyTorch "
+                "then runs, save its state dict alone: torch.save(torch.load(path, "
+                'weights_only=False)["state_dict"], new_path).'
             )
         return self._names[module, name]
 

@@ -83,16 +83,18 @@ class _Tensor:
         )
 
 
+_MAX_DIMENSIONS = 64  # numpy's
+
+
 def _rebuild_tensor(storage, offset, shape, stride, _grad, _hooks, metadata=None):
     # Marks such as a pending negation would change the numbers.
     if metadata:
         raise CheckpointError("a tensor is a lazy view; save its clone.")
-    shape, stride = tuple(shape), tuple(stride)
+    shape, stride = _size(shape), _size(stride)
     numbers = (offset, *shape, *stride)
     if (
         not isinstance(storage, _Storage)
         or len(shape) != len(stride)
-        or len(shape) > 64  # numpy's limit
         or not all(type(n) is int and 0 <= n < 2**63 for n in numbers)
     ):
         raise CheckpointError("a tensor is described by impossible numbers.")
@@ -108,13 +110,23 @@ def _rebuild_tensor(storage, offset, shape, stride, _grad, _hooks, metadata=None
     return _Tensor(storage, offset, shape, stride)
 
 
+def _size(numbers=()):
+    """Return a tuple; stands for `torch.Size`.
+
+    A long list that is copied again and again would fill the memory.
+    """
+    if not isinstance(numbers, (tuple, list)) or len(numbers) > _MAX_DIMENSIONS:
+        raise CheckpointError("a shape is no short list of numbers.")
+    return tuple(numbers)
+
+
 def _rebuild_parameter(tensor, *_):
     return tensor
 
 
 _GLOBALS = {
     ("collections", "OrderedDict"): safe_pickle.mapping,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): _size,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
 } | {("torch", name): _StorageType(name) for name in _STORAGE_DTYPES}

@@ -108,7 +108,7 @@ class ConvTransformerBlock(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        for layer in (self.norm1, self.attn, self.norm2, self.mlp):
+        for layer in (self.norm1, self.attn, self.drop_path, self.norm2, self.mlp):
             layer.build(input_shape)
 
     def call(self, inputs, height, width):

@@ -119,7 +119,13 @@ def to_pil(image: Any) -> "PIL.Image.Image":
             return opened.convert("RGB")
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(
             f"PIL cannot read this file as an image: {error}. "
             f"Received: {os.fspath(image)!r}"

@@ -222,3 +222,20 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save_checkpoint(tiny(), path)
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_trained_models_weights_load_without_its_optimizer(tmp_path):
+    expected, meta = golden.load("tiny_base")
+    trained = golden.model(meta)
+    trained.compile("adamw", "mse")
+    trained.train_on_batch(golden.images(meta), expected["logits"])
+    trained.save_weights(tmp_path / "trained.weights.h5")
+    loaded = golden.model(meta)
+    load_checkpoint(loaded, tmp_path / "trained.weights.h5")
+    images = golden.images(meta)
+    np.testing.assert_allclose(
+        loaded.predict(images, verbose=0),
+        trained.predict(images, verbose=0),
+        rtol=0,
+        atol=1e-6,
+    )

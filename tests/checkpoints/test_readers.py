@@ -244,6 +244,10 @@ def compressed_bomb(file):
     file.create_dataset("x", data=np.zeros(10**6, "f4"), compression="gzip")
 
 
+def large_chunk(file):
+    file.create_dataset("x", (10,), "f4", chunks=(10**6,), maxshape=(None,))[:] = 1
+
+
 def unwritten_bomb(file):
     file.create_dataset("x", (10**12,), "f4")
 
@@ -282,6 +286,7 @@ def text(file):
         external_storage,
         virtual_dataset,
         compressed_bomb,
+        large_chunk,
         unwritten_bomb,
         group_cycle,
     ],
@@ -326,3 +331,22 @@ def test_a_folder_and_a_missing_file_are_told_apart(tmp_path):
         read_checkpoint(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_checkpoint(tmp_path / "missing.pth")
+
+
+def test_a_list_that_is_copied_again_and_again_does_not_fill_the_memory(tmp_path):
+    # A list of 100,000 numbers, and as many times torch.Size of it.
+    items = b"(" + b"K\x01" * 100_000
+    size = b"ctorch\nSize\n"
+    data = b"]" + items + b"e" + b"q\x00" + (size + b"h\x00\x85R") * 1000 + b"."
+    path = tmp_path / "x.pth"
+    zip_checkpoint(path, {"data.pkl": data})
+    with pytest.raises(CheckpointError, match="short list"):
+        read_checkpoint(path)
+
+
+def test_keys_that_share_one_hash_are_refused(tmp_path):
+    key = b"\x8a\x09" + (2**61 - 1 << 8).to_bytes(9, "little")
+    path = tmp_path / "x.pth"
+    zip_checkpoint(path, {"data.pkl": b"}(" + key + b"K\x01u."})
+    with pytest.raises(CheckpointError, match="60 bits"):
+        read_checkpoint(path)

@@ -1,6 +1,6 @@
 """CvT (Convolutional vision Transformer, arXiv 2103.15808) for Keras 3."""
 
-from keras_cvt import checkpoints, layers
+from keras_cvt import checkpoints, data, layers, training
 from keras_cvt.builders import CvT, CvT13, CvT21, CvTW24
 from keras_cvt.config import CvTConfig, StageConfig
 from keras_cvt.models import CvTModel
@@ -18,9 +18,11 @@ __all__ = [
     "CvTModel",
     "StageConfig",
     "checkpoints",
+    "data",
     "decode_predictions",
     "layers",
     "list_models",
     "list_weights",
     "preprocess_input",
+    "training",
 ]

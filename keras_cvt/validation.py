@@ -26,6 +26,16 @@ def check_rate(**arguments: float) -> None:
             raise ValueError(f"`{name}` must be in [0, 1). Received: {name}={value!r}")
 
 
+def check_non_negative(**arguments: float) -> None:
+    """Raise ValueError unless every named argument is a finite number >= 0."""
+    for name, value in arguments.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf:
+            raise ValueError(
+                f"`{name}` must be a number of at least 0. Received: {name}={value!r}"
+            )
+
+
 def check_bool(**arguments: bool) -> None:
     """Raise ValueError unless every named argument is a bool."""
     for name, value in arguments.items():

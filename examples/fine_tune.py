@@ -1,0 +1,69 @@
+"""Fine-tune a published CvT, or a checkpoint of your own, on your images.
+
+    python examples/fine_tune.py --data FOLDER --model cvt13 --weights imagenet
+
+The folder holds train/ and validation/ (or test/) with a folder of images for each
+class; a TensorFlow Datasets name does as well.
+"""
+
+import dataclasses
+
+import options as common
+
+from keras_cvt import training
+
+
+def main():
+    parser = common.parser("Fine-tune a CvT by the paper's recipe.")
+    parser.add_argument(
+        "--weights",
+        default="imagenet",
+        help="a published tag, a checkpoint, hf://org/repo, or none",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=training.FINE_TUNING,
+        default="pets",
+        help="length: 20,000 steps imagenet, 10,000 cifar, 500 pets and flowers",
+    )
+    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
+    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument(
+        "--no-crop", action="store_true", help="resize and flip, do not crop at random"
+    )
+    parser.add_argument("--freeze", type=int, default=0, metavar="STAGES")
+    parser.add_argument("--layer-decay", type=float, default=1.0)
+    parser.add_argument("--lora", type=int, metavar="RANK")
+    options = parser.parse_args()
+
+    recipe = common.override(training.FINE_TUNING[options.recipe], options)
+    recipe = dataclasses.replace(
+        recipe, optimizer=options.optimizer, weight_decay=options.weight_decay
+    )
+    if options.no_crop:
+        augmentation = dataclasses.replace(recipe.augmentation, crop_scale=None)
+        recipe = dataclasses.replace(recipe, augmentation=augmentation)
+
+    def build(classes):
+        model = common.config(options.model)(
+            weights=None if options.weights == "none" else options.weights,
+            classes=classes,
+            classifier_activation=None,
+            drop_path_rate=recipe.drop_path_rate,
+        )
+        if options.lora:
+            print(f"LoRA trains {training.enable_lora(model, options.lora):,} numbers")
+        elif options.freeze:
+            training.freeze_stages(model, options.freeze)
+        return model
+
+    common.train(
+        options,
+        recipe,
+        build,
+        lambda model: training.layer_learning_rates(model, options.layer_decay),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What the training programs of this folder share: options and set-up."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import keras
+
+import keras_cvt
+from keras_cvt import data, training
+
+BUILDERS = {
+    "cvt13": keras_cvt.CvT13,
+    "cvt21": keras_cvt.CvT21,
+    "cvtw24": keras_cvt.CvTW24,
+}
+
+
+def parser(description):
+    """Return a parser of the options that all training programs take."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    options.add_argument(
+        "--data",
+        required=True,
+        help="folder with train/ and validation/ (or test/) of class folders, "
+        "directory of a TFDS data set, or a TensorFlow Datasets name",
+    )
+    options.add_argument(
+        "--model", default="cvt13", help=f"{', '.join(BUILDERS)}, or a config.json"
+    )
+    options.add_argument(
+        "--output", type=Path, default=Path("run"), help="folder of the run"
+    )
+    options.add_argument("--epochs", type=int, help="default: the recipe's length")
+    options.add_argument(
+        "--batch-size", type=int, default=128, help="global batch size"
+    )
+    options.add_argument("--image-size", type=int, help="default: the recipe's")
+    options.add_argument(
+        "--learning-rate",
+        type=float,
+        help="peak at this batch size; default: the recipe's, scaled",
+    )
+    options.add_argument("--warmup-epochs", type=float, help="default: the recipe's")
+    options.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
+    )
+    options.add_argument("--distribute", choices=training.DISTRIBUTIONS, default="none")
+    options.add_argument(
+        "--cache", action="store_true", help="keep the encoded images in memory"
+    )
+    options.add_argument(
+        "--clip-norm", type=float, help="clip the gradient's global norm"
+    )
+    options.add_argument(
+        "--ema",
+        type=float,
+        help="momentum of an average of the weights, such as 0.9999",
+    )
+    options.add_argument("--accumulate", type=int, help="batches an optimizer step")
+    options.add_argument(
+        "--resume", action="store_true", help="go on with the run in --output"
+    )
+    options.add_argument("--seed", type=int, default=0)
+    return options
+
+
+def config(name):
+    """Return a model's builder, for a published name or a configuration file."""
+    if name in BUILDERS:
+        return BUILDERS[name]
+    return lambda **kwargs: keras_cvt.CvT(
+        keras_cvt.CvTConfig.from_json(Path(name)), **kwargs
+    )
+
+
+def override(recipe, options):
+    """Return the recipe with what the command line says."""
+    changes = {}
+    if options.epochs:
+        changes |= {"epochs": options.epochs, "steps": None}
+    if options.image_size:
+        changes["image_size"] = options.image_size
+    if options.learning_rate:
+        changes |= {
+            "learning_rate": options.learning_rate,
+            "learning_rate_batch": options.batch_size,
+        }
+    if options.warmup_epochs is not None:
+        changes["warmup_epochs"] = options.warmup_epochs
+    return dataclasses.replace(recipe, **changes)
+
+
+def train(options, recipe, build, multipliers=None):
+    """Open the images, build, train, and say what came out."""
+    images = data.open_source(options.data, "train")
+    held_out = data.open_source(
+        options.data, "validation", class_names=images.class_names
+    )
+    print(
+        f"{images.count} training and {held_out.count} validation images of "
+        f"{len(images.class_names)} classes"
+    )
+    run = training.Run(
+        options.output,
+        {
+            "data": options.data,
+            "classes": images.class_names,
+            "model": options.model,
+            "batch_size": options.batch_size,
+            "precision": options.precision,
+            "seed": options.seed,
+            "recipe": recipe.to_dict(),
+            "extras": extras(options),
+        },
+        resume=options.resume,
+    )
+    training.set_precision(options.precision)
+    keras.utils.set_random_seed(options.seed)
+    with training.distribute(options.distribute, options.batch_size):
+        model = build(len(images.class_names))
+        history = training.fit(
+            model,
+            recipe,
+            images,
+            held_out,
+            run,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            cache=options.cache,
+            multipliers=multipliers(model) if multipliers else None,
+            **extras(options),
+        )
+    best = max(history, key=lambda row: row["val_accuracy"])
+    print(
+        f"Best validation accuracy {best['val_accuracy']:.2%} after epoch "
+        f"{best['epoch'] + 1:.0f}: {run.best}\nCurves: {run.plot()}"
+    )
+
+
+def extras(options):
+    """Return the options of Keras's optimizers that the command line sets."""
+    chosen = {
+        "global_clipnorm": options.clip_norm,
+        "gradient_accumulation_steps": options.accumulate,
+    }
+    if options.ema:
+        chosen |= {"use_ema": True, "ema_momentum": options.ema}
+    return {name: value for name, value in chosen.items() if value}

@@ -1,0 +1,22 @@
+"""Images for training and evaluation, from folders or TensorFlow Datasets.
+
+Everything is `tf.data`, which `fit` takes on every Keras backend. None of it is needed
+to train: any batches of (images of 0-255, labels) will do.
+"""
+
+from keras_cvt.data.augmentation import Augmentation
+from keras_cvt.data.pipelines import (
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
+from keras_cvt.data.sources import ImageSource, open_source
+
+__all__ = [
+    "Augmentation",
+    "ImageSource",
+    "evaluation_batches",
+    "open_source",
+    "steps_per_epoch",
+    "training_batches",
+]

@@ -1,0 +1,29 @@
+"""Training as the paper trains, and the tools of fine-tuning."""
+
+from keras_cvt.training.distribution import KINDS as DISTRIBUTIONS
+from keras_cvt.training.distribution import distribute
+from keras_cvt.training.fine_tuning import (
+    enable_lora,
+    freeze_stages,
+    layer_learning_rates,
+)
+from keras_cvt.training.fitting import fit, set_precision
+from keras_cvt.training.optimizers import SGD, AdamW
+from keras_cvt.training.recipes import FINE_TUNING, PRETRAINING, Recipe
+from keras_cvt.training.runs import Run
+
+__all__ = [
+    "DISTRIBUTIONS",
+    "FINE_TUNING",
+    "PRETRAINING",
+    "SGD",
+    "AdamW",
+    "Recipe",
+    "Run",
+    "distribute",
+    "enable_lora",
+    "fit",
+    "freeze_stages",
+    "layer_learning_rates",
+    "set_precision",
+]

@@ -1,0 +1,97 @@
+"""Several devices and several processes, with one call before the model is built."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import keras
+
+KINDS = ("none", "data_parallel", "mirrored")
+
+
+def processes() -> tuple[int, int]:
+    """Return this process's index and how many there are."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
+
+
+@contextlib.contextmanager
+def distribute(kind: str, batch_size: int) -> Iterator[None]:
+    """Spread everything that is built and trained inside over the devices.
+
+    - `"data_parallel"` (JAX): `keras.distribution.DataParallel` over all devices of
+      all processes. For several processes each sets Keras's environment variables
+      `KERAS_DISTRIBUTION_JOB_ADDRESSES` (`host:port` of every process, separated by
+      commas), `KERAS_DISTRIBUTION_NUM_PROCESSES` and
+      `KERAS_DISTRIBUTION_PROCESS_ID`. BatchNorm sees the global batch, so that the
+      result is that of one device.
+    - `"mirrored"` (TensorFlow): `tf.distribute.MirroredStrategy` over this machine's
+      accelerators. BatchNorm sees each replica's share of the batch, as in the
+      official code without SyncBN.
+    - `"none"`: one device.
+
+    Keras 3 does not run TensorFlow's `MultiWorkerMirroredStrategy`: take JAX for
+    several machines; the same script runs there.
+
+    Args:
+        kind: One of `KINDS`.
+        batch_size: The global batch size.
+
+    Raises:
+        ValueError: If the backend cannot do it, or the devices cannot split the
+            batch evenly.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
+    backend = keras.backend.backend()
+    needed = {"data_parallel": "jax", "mirrored": "tensorflow"}.get(kind, backend)
+    if backend != needed:
+        raise ValueError(
+            f"{kind!r} needs the {needed} backend: set KERAS_BACKEND={needed}. "
+            f"Received: backend={backend!r}"
+        )
+    if kind == "none":
+        yield
+    elif kind == "mirrored":
+        import tensorflow as tf
+
+        # Its default takes accelerators only; without any, all (virtual) processors.
+        devices = [
+            device.name
+            for device in tf.config.list_logical_devices("GPU")
+            or tf.config.list_logical_devices("CPU")
+        ]
+        _check_split(batch_size, len(devices))
+        with tf.distribute.MirroredStrategy(devices).scope():
+            yield
+    else:
+        with _data_parallel(batch_size):
+            yield
+
+
+@contextlib.contextmanager
+def _data_parallel(batch_size):
+    if os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"):
+        keras.distribution.initialize()
+    devices = keras.distribution.list_devices()
+    _check_split(batch_size, len(devices))
+    before = keras.distribution.distribution()
+    # `keras_cvt.data` gives each process its share of every batch already.
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    )
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
+def _check_split(batch_size, count):
+    if batch_size % count:
+        raise ValueError(
+            f"The global batch must split evenly over the {count} devices. "
+            f"Received: batch_size={batch_size}"
+        )

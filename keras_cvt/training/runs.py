@@ -1,0 +1,238 @@
+"""A training run's folder: what it writes, and how it goes on after a kill."""
+
+import csv
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+logger = logging.getLogger(__name__)
+
+_RUN = "run.json"
+_LOG = "log.csv"
+
+
+class ResumePoint(keras.callbacks.Callback):
+    """Keeps all that training needs to go on, in one file, after every epoch.
+
+    Weights, statistics, the optimizer and the seeds of dropout are written under a
+    temporary name, which becomes `resume-<epochs done>.weights.h5`: a kill at any
+    moment leaves the last whole epoch. Keras's `BackupAndRestore` keeps the epoch in
+    a second file, which a kill can leave behind the first, and cannot be asked for
+    it before the data is built.
+
+    Args:
+        folder: Where the file is kept.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_end(self, epoch, logs=None):
+        temporary = self.folder / "writing.weights.h5"
+        self.model.save_weights(temporary, overwrite=True)
+        os.replace(temporary, self.folder / f"resume-{epoch + 1:06d}.weights.h5")
+        for older in self.files(self.folder)[:-1]:
+            older.unlink()
+
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        """Return what is there, the latest last."""
+        return sorted(folder.glob("resume-*.weights.h5"))
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Stops training with an error that names the batch whose loss is no number.
+
+    Raises:
+        FloatingPointError: At the end of that batch.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = (logs or {}).get("loss")
+        # The running mean over an epoch stays no number once one loss was none.
+        if loss is not None and not abs(float(loss)) < float("inf"):
+            raise FloatingPointError(
+                f"The loss is {float(loss)} at batch {batch} of epoch "
+                f"{self._epoch + 1}. A lower learning rate, a longer warm-up or "
+                "gradient clipping (`global_clipnorm`) are the usual remedies; in "
+                "float16 check that the loss scale is on."
+            )
+
+
+class Run:
+    """The folder of a training run.
+
+    It holds `run.json` (what was asked for), `log.csv`, `best.keras`, `last.keras`,
+    TensorBoard's events under `tensorboard`, and until `finish` what resuming
+    needs.
+
+    Args:
+        folder: Created if need be.
+        settings: What the result depends on, as JSON can hold it: configuration,
+            recipe, seed, data. Going on with other settings is refused.
+        resume: Whether to go on with a run that is there. Without it, a folder that
+            holds a run is refused, so that nothing is overwritten.
+
+    Raises:
+        OSError: If the folder cannot be written.
+        ValueError: If the folder holds another run.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        settings: Mapping[str, Any],
+        resume: bool = False,
+    ):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = self.folder / _RUN
+        # As JSON gives it back, so that tuples equal lists.
+        settings = json.loads(json.dumps(settings))
+        if not record.exists():
+            _write_text(record, json.dumps(settings, indent=2))
+            return
+        found = json.loads(record.read_text(encoding="utf-8"))
+        if not resume:
+            raise ValueError(
+                f"{self.folder} holds a run already: go on with it (`--resume`) or "
+                "take another folder."
+            )
+        different = sorted(
+            key for key in {*found, *settings} if found.get(key) != settings.get(key)
+        )
+        if different:
+            raise ValueError(
+                f"{self.folder} holds a run with other settings, so it cannot be gone "
+                "on with. They differ in "
+                + "; ".join(
+                    f"{key}: there {found.get(key)!r:.200}, "
+                    f"now {settings.get(key)!r:.200}"
+                    for key in different
+                )
+            )
+
+    @property
+    def best(self) -> Path:
+        """The model of the best validation accuracy."""
+        return self.folder / "best.keras"
+
+    @property
+    def last(self) -> Path:
+        """The model after the last epoch."""
+        return self.folder / "last.keras"
+
+    def restore(self, model: keras.Model) -> int:
+        """Load what the last whole epoch left into a compiled model, if there is any.
+
+        Args:
+            model: A compiled model of the run's settings.
+
+        Returns:
+            How many epochs are done: `initial_epoch` of `fit` and of the data.
+        """
+        files = ResumePoint.files(self.folder)
+        if not files:
+            return 0
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(files[-1])
+        return int(files[-1].name.split("-")[1].split(".")[0])
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """Return what writes the folder; pass them to `fit`."""
+        writers = [
+            StopOnNaN(),
+            keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
+            keras.callbacks.ModelCheckpoint(
+                self.best,
+                monitor="val_accuracy",
+                mode="max",
+                save_best_only=True,
+                initial_value_threshold=self._best_accuracy(),
+            ),
+            keras.callbacks.ModelCheckpoint(self.last),
+        ]
+        # TensorFlow does not bring it, and finds out only at the first epoch's end.
+        if importlib.util.find_spec("tensorboard"):
+            log = keras.callbacks.TensorBoard(
+                self.folder / "tensorboard", write_graph=False
+            )
+            writers.append(log)
+        else:
+            logger.warning("No log for TensorBoard: pip install keras_cvt[train]")
+        # Last: what it marks as done has been written.
+        return [*writers, ResumePoint(self.folder)]
+
+    def history(self) -> list[dict[str, float]]:
+        """Return what was logged, a dict an epoch, the first epoch first."""
+        path = self.folder / _LOG
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [_numbers(row) for row in csv.DictReader(file)]
+        # An epoch that was killed after it was logged stands there twice.
+        return list({row["epoch"]: row for row in rows}.values())
+
+    def _best_accuracy(self):
+        seen = [row["val_accuracy"] for row in self.history() if "val_accuracy" in row]
+        return max(seen, default=None)
+
+    def plot(self) -> Path:
+        """Draw loss and accuracy by epoch to `curves.png`.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+        """
+        try:
+            import matplotlib
+        except ImportError as error:
+            raise ImportError(
+                "Plots need matplotlib: pip install keras_cvt[train]"
+            ) from error
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        rows = self.history()
+        epochs = [row["epoch"] + 1 for row in rows]
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+            for prefix, label in (("", "training"), ("val_", "validation")):
+                if rows and prefix + name in rows[0]:
+                    values = [row[prefix + name] for row in rows]
+                    axis.plot(epochs, values, marker="o", markersize=3, label=label)
+            axis.set(xlabel="epoch", ylabel=name)
+            axis.grid(alpha=0.3)
+            axis.legend()
+        path = self.folder / "curves.png"
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+        return path
+
+    def finish(self) -> None:
+        """Delete what only an unfinished run needs."""
+        for file in ResumePoint.files(self.folder):
+            file.unlink()
+
+
+def _numbers(row):
+    return {key: float(value) for key, value in row.items() if value}
+
+
+def _write_text(path, text):
+    temporary = path.with_name("writing-" + path.name)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,90 @@
+"""A run that is killed goes on as if it had not been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from image_folders import write_folder
+
+import keras_cvt
+from keras_cvt import StageConfig
+
+pytest.importorskip("tensorflow")
+SCRIPT = Path(__file__).parents[2] / "examples" / "train.py"
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("images"), count=12)
+
+
+def start(images, output, *extra):
+    config = images / "tiny.json"
+    keras_cvt.CvTConfig(
+        (StageConfig(8, 2, 1, 3, 2, 1), StageConfig(16, 1, 2, 3, 2, 1, cls_token=True))
+    ).to_json(config)
+    arguments = {
+        "data": images,
+        "model": config,
+        "output": output,
+        "image-size": 16,
+        "batch-size": 8,
+        "epochs": 3,
+        "warmup-epochs": 1,
+        "crop-padding": 2,
+        "drop-path-rate": 0.3,
+    }
+    options = [f"--{name}={value}" for name, value in arguments.items()]
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *options, *extra],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+    )
+
+
+def finished(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(folder):
+    model = keras.models.load_model(folder / "last.keras")
+    return [keras.ops.convert_to_numpy(v) for v in model.weights]
+
+
+def test_a_killed_run_ends_as_one_that_was_not_killed(images, tmp_path):
+    finished(start(images, tmp_path / "whole"))
+    killed = start(images, tmp_path / "killed")
+    while not list((tmp_path / "killed").glob("resume-*.weights.h5")):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed" / "curves.png").exists()
+
+    finished(start(images, tmp_path / "killed", "--resume"))
+    for a, b in zip(
+        weights(tmp_path / "killed"), weights(tmp_path / "whole"), strict=True
+    ):
+        # Threads add up in another order from run to run.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names >= {"best.keras", "last.keras", "log.csv", "curves.png", "run.json"}
+    assert not any(name.startswith("resume-") for name in names)
+
+
+def test_another_network_cannot_go_on_with_a_run(images, tmp_path):
+    finished(start(images, tmp_path / "run"))
+    process = start(images, tmp_path / "run", "--resume", "--batch-size=4")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert "batch_size: there 8, now 4" in output

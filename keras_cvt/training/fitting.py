@@ -27,7 +27,7 @@ def fit(
     *,
     batch_size: int | None = None,
     seed: int = 0,
-    cache: bool | str = False,
+    cache: bool = False,
     verbose: int | str = "auto",
     **compile_options: Any,
 ) -> list[dict[str, float]]:
@@ -47,7 +47,7 @@ def fit(
         seed: Of the order and augmentation of the images. With
             `keras.utils.set_random_seed` before the model is built, one seed gives
             one result.
-        cache: Whether encoded images stay in memory; a string is a file for them.
+        cache: Whether encoded images stay in memory.
         verbose: Of `keras.Model.fit`.
         **compile_options: Of `Recipe.compile`.
 

@@ -35,7 +35,8 @@ class _PerVariable:
         learning_rate = ops.cast(learning_rate, variable.dtype)
         fitting = [prefix for prefix in self.multipliers if path.startswith(prefix)]
         if fitting:
-            learning_rate *= self.multipliers[max(fitting, key=len)]
+            # Not in place: on PyTorch it is the tensor of all variables.
+            learning_rate = learning_rate * self.multipliers[max(fitting, key=len)]
         if self.decay and path.rpartition("/")[2] not in self.no_decay:
             self.assign_sub(variable, variable * (learning_rate * self.decay))
         return learning_rate

@@ -107,8 +107,15 @@ class ConvTransformerBlock(keras.layers.Layer):
             epsilon=1e-5, dtype=self.dtype_policy, name=name
         )
 
+    @property
+    def linear_layers(self) -> list[keras.layers.Dense]:
+        """The layers that `quantize` changes."""
+        attn, mlp = self.attn, self.mlp
+        return [attn.proj_q, attn.proj_k, attn.proj_v, attn.proj, mlp.fc1, mlp.fc2]
+
     def build(self, input_shape):
-        for layer in (self.norm1, self.attn, self.drop_path, self.norm2, self.mlp):
+        layers = (self.norm1, self.attn, self.drop_path, self.norm2, self.mlp)
+        for layer in layers:
             layer.build(input_shape)
 
     def call(self, inputs, height, width):

@@ -171,12 +171,38 @@ class ConvTransformerStage(keras.layers.Layer):
         return map_shape
 
     def get_config(self):
-        return {
+        config = {
             **super().get_config(),
             **vars(self.config),
             "activation": self.activation,
             "init": self.init,
         }
+        # `quantize` changes the policies of single layers; without them a stage made
+        # from the configuration would not have the variables that were saved.
+        policies = [
+            keras.dtype_policies.serialize(layer.dtype_policy)
+            if layer.quantization_mode
+            else None
+            for layer in self._linear_layers
+        ]
+        if any(policies):
+            config["linear_policies"] = policies
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        policies = config.pop("linear_policies", None)
+        stage = super().from_config(config)
+        if policies is not None:
+            for layer, policy in zip(stage._linear_layers, policies, strict=True):
+                if policy is not None:
+                    layer.dtype_policy = keras.dtype_policies.deserialize(policy)
+        return stage
+
+    @property
+    def _linear_layers(self):
+        return [layer for block in self.blocks.blocks for layer in block.linear_layers]
 
 
 class BlockStack(keras.layers.Layer):

@@ -95,3 +95,7 @@ def test_layer_norm_of_large_activations_is_finite_in_float16():
     # The sum of squares is beyond float16, the values are not.
     x = 1000 * normal((2, 6, 8))
     assert np.all(np.isfinite(to_numpy(block(x, **SIZE))))
+
+
+def test_it_builds_all_its_layers():
+    assert built(drop_path_rate=0.1).drop_path.built

@@ -24,6 +24,9 @@ def main():
         "usual for small images",
     )
     parser.add_argument(
+        "--no-flip", action="store_true", help="for digits, letters, signs"
+    )
+    parser.add_argument(
         "--plain", action="store_true", help="no augmentation but flips, no drop path"
     )
     parser.add_argument("--drop-path-rate", type=float, help="default: the recipe's")
@@ -36,6 +39,8 @@ def main():
         augmentation = dataclasses.replace(
             augmentation, crop_scale=None, crop_padding=options.crop_padding
         )
+    if options.no_flip:
+        augmentation = dataclasses.replace(augmentation, flip=False)
     if options.plain:
         augmentation = dataclasses.replace(
             augmentation,

@@ -1,0 +1,86 @@
+"""What a training run writes, refuses and stops at."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cvt
+from keras_cvt import StageConfig
+from keras_cvt.training import Run
+
+pytestmark = pytest.mark.any_backend
+
+CONFIG = keras_cvt.CvTConfig((StageConfig(8, 1, 1, 3, 2, 1, cls_token=True),))
+IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
+LABELS = np.arange(8) % 3
+
+
+@pytest.fixture
+def model():
+    model = keras_cvt.CvT(CONFIG, classes=3, classifier_activation=None)
+    model.compile(
+        "sgd",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    return model
+
+
+def fit(model, run, images=IMAGES, epochs=2, **options):
+    return model.fit(
+        images,
+        LABELS,
+        batch_size=2,
+        epochs=epochs,
+        shuffle=False,
+        validation_data=(IMAGES, LABELS),
+        callbacks=run.callbacks(),
+        verbose=0,
+        **options,
+    )
+
+
+def test_a_loss_that_is_no_number_stops_at_its_batch(model, tmp_path):
+    images = IMAGES.copy()
+    images[5] = np.nan
+    with pytest.raises(FloatingPointError, match="nan at batch 2 of epoch 1"):
+        fit(model, Run(tmp_path, {}), images)
+    assert not (tmp_path / "last.keras").exists()
+
+
+def test_the_log_and_the_plot_show_every_epoch_once(model, tmp_path):
+    run = Run(tmp_path, {})
+    history = fit(model, run).history
+    # An epoch that was killed after it was logged is logged again.
+    run = Run(tmp_path, {}, resume=True)
+    assert run.restore(model) == 2
+    fit(model, run, initial_epoch=1, epochs=3)
+    rows = run.history()
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert rows[0]["val_loss"] == pytest.approx(history["val_loss"][0], rel=1e-5)
+    assert run.plot().read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_model_stays_the_best_after_going_on(model, tmp_path):
+    run = Run(tmp_path, {})
+    fit(model, run, epochs=1)
+    best = run.best.read_bytes()
+    (tmp_path / "log.csv").write_text("epoch,val_accuracy\n0,1.0\n")
+    fit(model, Run(tmp_path, {}, resume=True), epochs=1)
+    assert run.best.read_bytes() == best
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    Run(tmp_path, {"seed": 0})
+    with pytest.raises(ValueError, match="holds a run already"):
+        Run(tmp_path, {"seed": 0})
+    with pytest.raises(ValueError, match="differ in seed: there 0, now 1"):
+        Run(tmp_path, {"seed": 1}, resume=True)
+    Run(tmp_path, {"seed": 0}, resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        Run(tmp_path / "file" / "run", {})

@@ -107,8 +107,9 @@ def assign(
             )
         variables = {k: v for k, v in variables.items() if k.split(".")[0] in only}
         state = {k: a for k, a in state.items() if k.split(".")[0] in only}
-    # A backbone needs no head, and nothing is lost when the file has one.
-    unused = {"norm", "head"} - parts
+    # A backbone needs no head, and nothing is lost when the file has one. A norm that
+    # a classifier does not have is another network's.
+    unused = set() if "head" in parts else {"norm", "head"} - parts
     state = {k: a for k, a in state.items() if k.split(".")[0] not in unused}
 
     not_floats = [k for k in variables if k in state and state[k].dtype.kind != "f"]

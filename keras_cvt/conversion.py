@@ -96,7 +96,7 @@ def convert(
     if reference is not None:
         images, expected = _read_reference(reference)
         logits = model.predict(images, verbose=0)
-        reference_difference = _compare(logits, expected, tolerance, "the reference")
+        reference_difference = compare(logits, expected, tolerance, "the reference")
     else:
         images = np.random.default_rng(0).standard_normal(
             (2, *model.eval_transform.image_size, source.channels), dtype="float32"
@@ -179,7 +179,14 @@ def _read_reference(path):
         return archive["input"], archive["logits"]
 
 
-def _compare(logits, expected, tolerance, what):
+def compare(
+    logits: np.ndarray, expected: np.ndarray, tolerance: float, what: str
+) -> float:
+    """Return the largest difference of two outputs (B, classes).
+
+    Raises:
+        ComparisonError: If it is more than `tolerance`, or no number.
+    """
     if logits.shape != expected.shape:
         raise ComparisonError(
             f"Logits of shape {logits.shape} cannot be compared with {what}, "
@@ -227,7 +234,7 @@ def _compare_saved(path, model, images, logits, tolerance):
         saved, expected = keras.models.clone_model(model), logits
         load_checkpoint(saved, path)
     outputs = saved.predict(images.astype("float32"), verbose=0)
-    return _compare(outputs, expected, tolerance, "what was saved")
+    return compare(outputs, expected, tolerance, "what was saved")
 
 
 def _move(written, out):

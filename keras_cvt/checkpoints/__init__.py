@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cvt import hub_files
+from keras_cvt import hub_files, repository
 from keras_cvt.checkpoints import assign, layouts, readers
 from keras_cvt.checkpoints.assign import LoadReport
 from keras_cvt.checkpoints.errors import CheckpointError
@@ -55,7 +55,8 @@ def load_checkpoint(
     """
     _check_model(model)
     if isinstance(source, str) and source.startswith(hub_files.SCHEME):
-        source = hub_files.download_checkpoint(source.removeprefix(hub_files.SCHEME))
+        name = source.removeprefix(hub_files.SCHEME)
+        source, _ = repository.download(*hub_files.split_revision(name))
     if not isinstance(source, Mapping):
         path = Path(source)
         path = hub_files.find_checkpoint(path) if path.is_dir() else path

@@ -221,7 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status, code):
         # A server that repeats what it was sent, token and all.
         message = f"Refused {self.headers.get('Authorization', '')}".strip()
-        body = json.dumps({"error": message}).encode()
+        # With the address, as the Hub answers who creates what is there.
+        body = json.dumps({"error": message, "url": f"{self.hub.url}/x/y"}).encode()
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", message)

@@ -44,6 +44,7 @@ class About:
         license: Identifier of the Hub's list, such as `"apache-2.0"`. None is the
             base model's where that is one of the published CvT, else nothing.
         base_model: Repository of what it was fine-tuned from.
+        converted: Whether it is that model itself, converted.
         datasets: Hub ids of the training data.
         tags: More tags of the Hub.
         evaluations: Measured figures.
@@ -52,6 +53,7 @@ class About:
     description: str = ""
     license: str | None = None
     base_model: str | None = None
+    converted: bool = False
     datasets: Sequence[str] = ()
     tags: Sequence[str] = ()
     evaluations: Sequence[Evaluation] = ()
@@ -223,10 +225,9 @@ def _what(model, about, labels):
     if labels is not None and classes <= 20:
         lines.append(f"Classes: {', '.join(map(_plain, labels))}.")
     if about.base_model:
-        lines.append(
-            f"Fine-tuned from [{about.base_model}]"
-            f"(https://huggingface.co/{about.base_model})."
-        )
+        how = "Converted" if about.converted else "Fine-tuned"
+        page = f"https://huggingface.co/{about.base_model}"
+        lines.append(f"{how} from [{about.base_model}]({page}).")
     return "\n\n".join(filter(None, lines))
 
 

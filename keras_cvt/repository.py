@@ -19,6 +19,8 @@ from keras_cvt.preprocessing import EvalTransform
 SUMS = "SHA256SUMS"
 # Our part of `config.json`; transformers keeps it without reading it.
 CONFIG_KEY = "keras_cvt"
+# How the names of folders start whose files are still being written.
+TEMPORARY = ".writing-"
 CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid", "linear")
 
 # Of one side. Images are made that large before a network sees them.
@@ -237,7 +239,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file, then give it its name."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as folder:
         temporary = Path(folder) / path.name
         write(temporary)
         os.replace(temporary, path)

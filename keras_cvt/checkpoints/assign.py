@@ -46,7 +46,8 @@ def official_variables(model: CvTModel) -> dict[str, object]:
     """Return the model's variables by official key.
 
     Raises:
-        CheckpointError: If a layer has variables that no checkpoint knows (LoRA).
+        CheckpointError: If a layer has variables that no checkpoint knows (LoRA,
+            quantisation).
     """
     variables = {}
     # Not all layers: there may be others before the first stage.
@@ -63,6 +64,11 @@ def official_variables(model: CvTModel) -> dict[str, object]:
                     "Checkpoints have no place for LoRA's matrices: save the model "
                     "as `.keras`, or load that file and merge. "
                     f"Received: {variable.path}"
+                )
+            if leaf.endswith("_scale"):
+                raise CheckpointError(
+                    "Checkpoints have no place for quantised weights: save the model "
+                    f"as `.keras`. Received: {variable.path}"
                 )
             if leaf != "token":
                 modules.append(layouts.KERAS_LEAVES[leaf])

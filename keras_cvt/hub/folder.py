@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_cvt import builders, conversion, repository
-from keras_cvt.checkpoints import load_checkpoint, save_checkpoint
+from keras_cvt.checkpoints import layouts, readers, save_checkpoint
 from keras_cvt.checkpoints.assign import assign, extract
 from keras_cvt.hub import card
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -96,8 +96,7 @@ def write_folder(
             f"Expected {classes} labels, a class each. Received: labels={labels!r}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _OWN_FILES - {"README.md"}:
-        (folder / name).unlink(missing_ok=True)
+    _clear(folder)
     listed = [] if artefacts is None else _take_along(Path(artefacts), folder)
     for_transformers = runs_in_transformers(model)
     _write_weights(model, folder, "transformers" if for_transformers else "official")
@@ -138,6 +137,16 @@ def write_folder(
     )
     repository.write_sums(folder)
     return max(differences.values())
+
+
+def _clear(folder):
+    """Remove what an earlier call left, finished or killed, and nothing else."""
+    for left_over in folder.glob(repository.TEMPORARY + "*"):
+        shutil.rmtree(left_over)
+    sums = folder / repository.SUMS
+    earlier = repository.read_sums(sums if sums.is_file() else None)
+    for name in {*_OWN_FILES, *earlier}:
+        (folder / name).unlink(missing_ok=True)
 
 
 def runs_in_transformers(model: CvTModel) -> bool:
@@ -198,7 +207,8 @@ def _config(model, settings, labels, for_transformers):
 
 def _processor(settings) -> dict[str, Any] | None:
     """Return transformers' `preprocessor_config.json`, where it has the transform."""
-    (height, width), ratio = vars(settings.eval_transform).values()
+    height, width = settings.eval_transform.image_size
+    ratio = settings.eval_transform.crop_ratio
     if not settings.include_preprocessing:
         return None
     shared = {
@@ -255,7 +265,10 @@ def _verify(model, folder, tolerance):
     differences = {}
     for name in WEIGHTS:
         written = build()
-        load_checkpoint(written, folder / name)
+        # Not load_checkpoint, which warns of GELU in transformers' layout.
+        state, _ = layouts.to_official(readers.read_checkpoint(folder / name))
+        assign(written, state)
+        del state
         logits = keras.ops.convert_to_numpy(written(images))
         del written  # the largest network takes a gigabyte
         differences[name] = conversion.compare(

@@ -206,10 +206,8 @@ def _head(api, repo_id):
 
     try:
         return api.model_info(repo_id).sha
-    except errors.RepositoryNotFoundError as error:
-        # 401 stands for a wrong token as well, which create_repo then says.
-        if error.response is not None and error.response.status_code == 403:
-            raise
+    except errors.RepositoryNotFoundError:
+        # Or the token is wrong, which making the repository then shows.
         return None
 
 

@@ -167,3 +167,64 @@ def test_exported_files_come_along_and_leave_with_the_next_push(tmp_path, monkey
         files = server.repos[REPO]
         assert not [name for name in files if "saved_model" in name or "tflite" in name]
         assert files["notes.txt"] == b"the owner's own"
+
+
+def test_a_download_that_is_cut_half_way_is_complete_in_the_end(
+    pushed, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+
+    server, model, _ = pushed
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    weights = server.repos[REPO]["model.safetensors"]
+    server.cut_after["model.safetensors"] = len(weights) // 2
+    try:
+        loaded = hub.load(REPO)
+    except OSError as error:
+        assert "next call resumes" in str(error)
+        loaded = hub.load(REPO)
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_folder_written_again_holds_nothing_of_before(tmp_path):
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    (exported / "model.tflite").write_bytes(b"flat")
+    model, folder = hub_models.classifier(), tmp_path / "folder"
+    hub.write_folder(model, folder, repo_id=REPO, artefacts=exported)
+    assert (folder / "model.tflite").is_file()
+    (folder / ".writing-killed").mkdir()
+    (folder / ".writing-killed" / "model.weights.h5").write_bytes(b"half")
+    hub.write_folder(model, folder, repo_id=REPO)
+    left = {path.name for path in folder.rglob("*")}
+    assert left == {*repository.read_sums(folder / repository.SUMS), repository.SUMS}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.quantize("int8"), "quantised"),
+        (lambda model: keras_cvt.training.enable_lora(model, 2), "LoRA"),
+    ],
+    ids=["int8", "LoRA"],
+)
+def test_what_no_checkpoint_can_hold_is_not_pushed(tmp_path, change, message):
+    model = hub_models.classifier()
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        hub.write_folder(model, tmp_path, repo_id=REPO)
+
+
+def test_a_backbone_is_no_classifier(tmp_path):
+    config = hub_models.classifier().cvt_config
+    backbone = keras_cvt.CvT(config, include_top=False)
+    with pytest.raises(ValueError, match="ends in its head"):
+        hub.write_folder(backbone, tmp_path, repo_id=REPO)
+
+
+def test_labels_must_be_one_a_class(tmp_path):
+    with pytest.raises(ValueError, match="Expected 4 labels"):
+        hub.write_folder(
+            hub_models.classifier(), tmp_path, repo_id=REPO, labels=["a", "b"]
+        )

@@ -45,7 +45,7 @@ def main():
         recipe = dataclasses.replace(recipe, augmentation=augmentation)
 
     def build(classes):
-        model = common.config(options.model)(
+        model = common.builder(options.model)(
             weights=None if options.weights == "none" else options.weights,
             classes=classes,
             classifier_activation=None,

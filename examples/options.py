@@ -21,12 +21,7 @@ def parser(description):
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    options.add_argument(
-        "--data",
-        required=True,
-        help="folder with train/ and validation/ (or test/) of class folders, "
-        "directory of a TFDS data set, or a TensorFlow Datasets name",
-    )
+    add_data(options)
     options.add_argument(
         "--model", default="cvt13", help=f"{', '.join(BUILDERS)}, or a config.json"
     )
@@ -44,9 +39,7 @@ def parser(description):
         help="peak at this batch size; default: the recipe's, scaled",
     )
     options.add_argument("--warmup-epochs", type=float, help="default: the recipe's")
-    options.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
-    )
+    add_precision(options)
     options.add_argument("--distribute", choices=training.DISTRIBUTIONS, default="none")
     options.add_argument(
         "--cache", action="store_true", help="keep the encoded images in memory"
@@ -67,8 +60,24 @@ def parser(description):
     return options
 
 
-def config(name):
-    """Return a model's builder, for a published name or a configuration file."""
+def add_data(options):
+    options.add_argument(
+        "--data",
+        required=True,
+        help="folder with train/ and validation/ (or test/) of class folders, "
+        "directory of a TFDS data set, or a TensorFlow Datasets name",
+    )
+    options.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data")
+
+
+def add_precision(options):
+    options.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
+    )
+
+
+def builder(name):
+    """Return what builds a model, for a published name or a configuration file."""
     if name in BUILDERS:
         return BUILDERS[name]
     return lambda **kwargs: keras_cvt.CvT(
@@ -95,31 +104,34 @@ def override(recipe, options):
 
 def train(options, recipe, build, multipliers=None):
     """Open the images, build, train, and say what came out."""
-    images = data.open_source(options.data, "train")
+    images = data.open_source(options.data, "train", data_dir=options.data_dir)
     held_out = data.open_source(
-        options.data, "validation", class_names=images.class_names
+        options.data,
+        "validation",
+        data_dir=options.data_dir,
+        class_names=images.class_names,
     )
     print(
         f"{images.count} training and {held_out.count} validation images of "
         f"{len(images.class_names)} classes"
     )
-    run = training.Run(
-        options.output,
-        {
-            "data": options.data,
-            "classes": images.class_names,
-            "model": options.model,
-            "batch_size": options.batch_size,
-            "precision": options.precision,
-            "seed": options.seed,
-            "recipe": recipe.to_dict(),
-            "extras": extras(options),
-        },
-        resume=options.resume,
-    )
     training.set_precision(options.precision)
     keras.utils.set_random_seed(options.seed)
     with training.distribute(options.distribute, options.batch_size):
+        run = training.Run(
+            options.output,
+            {
+                "data": options.data,
+                "classes": images.class_names,
+                "model": options.model,
+                "batch_size": options.batch_size,
+                "precision": options.precision,
+                "seed": options.seed,
+                "recipe": recipe.to_dict(),
+                "extras": extras(options),
+            },
+            resume=options.resume,
+        )
         model = build(len(images.class_names))
         history = training.fit(
             model,
@@ -133,6 +145,8 @@ def train(options, recipe, build, multipliers=None):
             multipliers=multipliers(model) if multipliers else None,
             **extras(options),
         )
+    if not run.writes:
+        return
     best = max(history, key=lambda row: row["val_accuracy"])
     print(
         f"Best validation accuracy {best['val_accuracy']:.2%} after epoch "

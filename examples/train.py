@@ -51,7 +51,7 @@ def main():
         recipe = dataclasses.replace(recipe, drop_path_rate=options.drop_path_rate)
     recipe = dataclasses.replace(recipe, augmentation=augmentation)
 
-    build = common.config(options.model)
+    build = common.builder(options.model)
     common.train(
         options,
         recipe,

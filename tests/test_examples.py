@@ -1,15 +1,18 @@
 """The examples run as programs and do what they say."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from hub_client import TOKEN, environment
-from image_folders import write_folder
-from loopback_hub import LoopbackHub
+import keras
+import numpy as np
+import pytest
+from image_folders import write_image
 
-from keras_cvt.config import CvTConfig, StageConfig
+import keras_cvt
+from keras_cvt import CvTConfig, StageConfig
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -23,33 +26,64 @@ def test_the_demo_without_a_hub_learns_digits_and_draws_them(tmp_path):
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_fine_tuned_model_is_pushed_and_comes_back(tmp_path):
-    write_folder(tmp_path / "images")
-    config = CvTConfig(
-        (StageConfig(8, 1, 1, 7, 4, 2), StageConfig(8, 1, 1, 3, 2, 1, cls_token=True))
+def run(program, *arguments):
+    return subprocess.run(
+        [sys.executable, EXAMPLES / program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    config.to_json(tmp_path / "tiny.json")
-    arguments = {
-        "data": tmp_path / "images",
-        "repo": "me/pets",
-        "weights": "none",
-        "model": tmp_path / "tiny.json",
-        "steps": 2,
-        "batch-size": 4,
-        "image-size": 32,
-        "run": tmp_path / "run",
-    }
-    command = [sys.executable, EXAMPLES / "push_fine_tuned.py"]
-    for name, value in arguments.items():
-        command += [f"--{name}", str(value)]
-    with LoopbackHub({}, token=TOKEN) as server:
-        result = subprocess.run(
-            command,
-            env=environment(server, tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert result.returncode == 0, result.stderr
-        assert float(re.search(r"Loaded back within (\S+)", result.stdout)[1]) < 1e-6
-        assert b"Classes: cat, dog." in server.repos["me/pets"]["README.md"]
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory):
+    """A model of 8 classes, images named as ImageNet's, and its scores for them."""
+    root = tmp_path_factory.mktemp("evaluate")
+    keras.utils.set_random_seed(0)
+    model = keras_cvt.CvT(
+        CvTConfig((StageConfig(8, 1, 1, 7, 4, 2, cls_token=True),)),
+        classes=8,
+        classifier_activation=None,
+    )
+    model.eval_transform = keras_cvt.preprocessing.EvalTransform((16, 16), None)
+    model.save(root / "model.keras")
+    paths = []
+    for i in range(24):
+        name = f"class{i % 8}/ILSVRC2012_val_{i + 1:08d}.JPEG"
+        write_image(root / "validation" / name, seed=i)
+        paths.append(root / "validation" / name)
+    images = [keras_cvt.preprocess_input(path, model) for path in paths]
+    return root, np.argsort(-model.predict(np.concatenate(images), verbose=0))
+
+
+def test_evaluate_measures_and_compares(validation):
+    root, ranking = validation
+    labels = np.arange(24) % 8
+    top1 = 100 * np.mean(ranking[:, 0] == labels)
+    top5 = 100 * np.mean((ranking[:, :5] == labels[:, None]).any(1))
+    command = ["--data", root, "--model", root / "model.keras", "--published"]
+    result = run("evaluate.py", *command, top1 + 0.09)
+    assert result.returncode == 0, result.stderr
+    assert "24 images" in result.stdout
+    assert f"Top-1 {top1:.2f} %, top-5 {top5:.2f} %" in result.stdout
+    assert "they agree within 0.1" in result.stdout
+    result = run("evaluate.py", *command, top1 - 0.2)
+    assert result.returncode == 1
+    assert "+0.20 points, they DO NOT agree" in result.stdout
+
+
+def test_evaluate_takes_the_reassessed_labels(validation, tmp_path):
+    root, ranking = validation
+    # Two right labels for the first twelve images, none for one, one for the others.
+    right = [[int(r[0]), int(r[7])] for r in ranking[:12]] + [[]]
+    right += [[int(r[4])] for r in ranking[13:18]] + [[int(r[7])] for r in ranking[18:]]
+    path = tmp_path / "real.json"
+    path.write_text(json.dumps(right))
+    model = root / "model.keras"
+    options = ("--data", root, "--model", model, "--real-labels", path)
+    result = run("evaluate.py", *options)
+    assert result.returncode == 0, result.stderr
+    assert "23 images, 1 left out" in result.stdout
+    top1, top5 = 100 * 12 / 23, 100 * 17 / 23
+    assert f"Top-1 {top1:.2f} %, top-5 {top5:.2f} %" in result.stdout
+    assert "no published figure" in result.stdout

@@ -1,45 +1,54 @@
 """The paper's augmentation: what is drawn for an image and for a batch.
 
-The official code augments with timm (`create_transform`, `Mixup`). Keras has layers
-for much of it, but their randomness lives in variables, so that a parallel pipeline
-is not reproducible and a resumed run not the same; everything here follows from a
-seed that is passed in. Where Keras's layers have no randomness, they do the work.
+The official code augments with timm (`create_transform` and `Mixup`, timm on PIL).
+Everything here follows from the image and a seed that is passed in, so that a parallel
+pipeline is reproducible and a resumed run sees what it would have seen. Keras's random
+layers draw from a variable of theirs, which rules out both, and differ otherwise:
 
-| step | from | beside timm |
-|---|---|---|
-| random resized crop | TensorFlow | bicubic with antialiasing, as PIL does it |
-| RandAugment | `rand_augment.py` | see there; `keras.layers.RandAugment` draws its operations once a batch, computes all of them, and turns by up to 324 degrees at the same magnitude |
-| flip | TensorFlow | the same |
-| random erasing | here | noise of the images' own mean and deviation, clipped to 0-255; `keras.layers.RandomErasing` fixes the aspect ratio |
-| Mixup, CutMix | here | the same: one weight a batch, each image with its mirror in the batch; `keras.layers.MixUp` and `CutMix` draw a weight an image |
-"""  # noqa: E501
+step             from          beside timm and PIL        beside Keras's layer
+random resized   here          the same boxes; pixels     RandomCrop: of a fixed
+crop                           within 1 level, of photos  size
+                               1 in 1000 up to 13, as
+                               PIL clips between passes
+flip             TensorFlow    the same                   RandomFlip: the same
+RandAugment      rand_augment  the same; an operation is  RandAugment: other draws
+                               within 1 level             and magnitudes, see there
+random erasing   here          the same boxes; noise is   RandomErasing: other
+                               clipped to 0-255, 3 %      probabilities and aspects
+                               of it
+Mixup, CutMix    here          the same                   MixUp, CutMix: a weight an
+                                                          image, other partners
+
+"The same" is of distributions: the random numbers are not timm's. Nor does timm take a
+batch with an odd number of images. The order is timm's: crop, flip, RandAugment,
+erasing, and Mixup or CutMix of batches.
+"""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras_cvt import validation
+from keras_cvt.data.augmentation_boxes import inside_box, random_crop, random_erasing
 from keras_cvt.data.rand_augment import rand_augment
-from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_ERASED_AREA = (0.02, 1 / 3)
-_ERASED_ASPECT = (0.3, 1 / 0.3)
-
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied. The default is the paper's.
+    """How training images are varied. The default is the paper's for CvT-13.
 
-    Attributes:
-        crop_scale: Area of the random resized crop as a share of the image, or None
-            to resize the whole image, whatever its aspect ratio.
-        crop_aspect: Width by height of that crop.
-        crop_padding: Without `crop_scale`: zeros put around the resized image, of
-            which a random part is then taken, in pixels; 4 is usual for 32 x 32.
+    Args:
+        crop_scale: (least, most) area of the random resized crop as a share of the
+            image, in (0, 1]; or None to resize the whole image, whatever its aspect
+            ratio.
+        crop_aspect: (least, most) width by height of that crop.
+        crop_padding: Without `crop_scale`: pixels of zeros put around the resized
+            image, of which a random part is then taken; 4 is usual for 32 x 32.
         flip: Whether half the images are mirrored.
         rand_augment: RandAugment's magnitude, 0 (off) to 10.
         rand_augment_ops: How many operations are drawn for an image; each is applied
@@ -47,15 +56,22 @@ class Augmentation:
         rand_augment_std: Standard deviation of the magnitude.
         random_erasing: Probability that a box of an image becomes noise.
         mixup: Alpha of Mixup's beta distribution; 0 is off.
-        cutmix: Alpha of CutMix's; 0 is off. With both, half the batches get either.
-        repeats: Copies of an image, differently augmented, in an epoch that then
-            has correspondingly fewer images (repeated augmentation).
+        cutmix: Alpha of CutMix's; 0 is off. With both on, a batch gets the one or the
+            other, with probability 1/2 each.
+        repeats: Copies of an image, differently augmented, in an epoch that then has
+            correspondingly fewer images (repeated augmentation). The pipeline makes
+            them.
 
     Raises:
-        ValueError: If a field is out of range.
+        ValueError: If an argument is out of range, or `crop_padding` is used with
+            `crop_scale`.
+
+    Example:
+        >>> Augmentation(crop_scale=None, crop_padding=4).crop_padding
+        4
 
     Reference:
-        `experiments/imagenet/cvt/*.yaml` of the official code.
+        `AUG` in `experiments/imagenet/cvt/*.yaml` of the official code.
     """
 
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
@@ -89,8 +105,9 @@ class Augmentation:
                     f"`{name}` must be at most {most}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
-        for name, most in (("crop_scale", 1.0), ("crop_aspect", float("inf"))):
-            self._check_range(name, most)
+        if self.crop_scale is not None:
+            self._check_range("crop_scale", 1)
+        self._check_range("crop_aspect", math.inf)
         if self.crop_padding and self.crop_scale is not None:
             raise ValueError(
                 "`crop_padding` is for images that are not cropped at random sizes; "
@@ -100,12 +117,15 @@ class Augmentation:
 
     def _check_range(self, name, most):
         value = getattr(self, name)
-        if value is None and name == "crop_scale":
-            return
         pair = isinstance(value, (tuple, list)) and len(value) == 2
-        if not pair or not 0 < value[0] <= value[1] <= most:
+        numbers = pair and all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+            for v in value
+        )
+        if not numbers or not 0 < value[0] <= value[1] <= most:
+            above = "" if math.isinf(most) else f" and at most {most}"
             raise ValueError(
-                f"`{name}` must be (least, most) above 0 and up to {most}. "
+                f"`{name}` must be (least, most), numbers above 0{above}. "
                 f"Received: {name}={value!r}"
             )
         # JSON turns tuples into lists; a frozen instance must stay hashable.
@@ -118,7 +138,17 @@ class Augmentation:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Augmentation":
-        """Return the augmentation that `to_dict` described."""
+        """Return the augmentation that `to_dict` described.
+
+        Raises:
+            ValueError: If a field is missing, unknown or invalid.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != names:
+            raise ValueError(
+                f"An augmentation has the fields {', '.join(sorted(names))}. "
+                f"Received: {dict(fields)!r}"
+            )
         return cls(**fields)
 
 
@@ -128,91 +158,60 @@ def augment_image(
     augmentation: Augmentation,
     seed: "tf.Tensor",
 ) -> "tf.Tensor":
-    """Crop, flip, vary and erase one image.
+    """Crop, resize, flip, vary and erase one image, eagerly or in a graph.
 
     Args:
-        image: (H, W, 3), uint8.
-        image_size: (height, width) of the result.
+        image: uint8 (H, W, C), of which H and W may be unknown in a graph. Without 3
+            channels, they have no colour that could vary, and grey for the ImageNet
+            mean.
+        image_size: (height, width) of the result, in pixels.
         augmentation: What to do.
-        seed: Two integers; the same seed does the same.
+        seed: int32 (2,). The same image and seed give the same bits.
 
     Returns:
-        (height, width, 3), float32 in 0-255.
+        float32 (height, width, C) in 0-255, of a static shape.
+
+    Raises:
+        ValueError: If `image_size` is not two positive integers, or the image is not
+            (H, W, C) with a known C.
     """
     import tensorflow as tf
 
-    seeds = tf.random.experimental.stateless_split(seed, 5)
+    height, width = image_size
+    validation.check_int(1, height=height, width=width)
+    image = tf.convert_to_tensor(image)
+    if image.shape.rank != 3 or image.shape[-1] is None:
+        raise ValueError(
+            "An image to augment must be (H, W, C) with a known number of channels; "
+            "`tf.ensure_shape(image, (None, None, 3))` states it. "
+            f"Received: shape={image.shape}"
+        )
+    crop_seed, flip_seed, operations_seed, erase_seed = tf.unstack(
+        tf.random.experimental.stateless_split(tf.cast(seed, "int32"), 4), 4
+    )
     if augmentation.crop_scale is not None:
-        image = _random_crop(image, augmentation, seeds[0])
-    image = tf.image.resize(image, image_size, "bicubic", antialias=True)
+        image = random_crop(
+            image, augmentation.crop_scale, augmentation.crop_aspect, crop_seed
+        )
+    image = tf.image.resize(image, (height, width), "bicubic", antialias=True)
     image = tf.clip_by_value(image, 0.0, 255.0)
     if padding := augmentation.crop_padding:
+        shape = image.shape
         image = tf.pad(image, [[padding, padding], [padding, padding], [0, 0]])
-        shape = (*image_size, image.shape[-1])
-        image = tf.image.stateless_random_crop(image, shape, seeds[0])
+        image = tf.image.stateless_random_crop(image, shape, crop_seed)
     if augmentation.flip:
-        image = tf.image.stateless_random_flip_left_right(image, seeds[1])
+        image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     if augmentation.rand_augment:
         image = rand_augment(
             image,
             augmentation.rand_augment,
             augmentation.rand_augment_ops,
             augmentation.rand_augment_std,
-            seeds[2],
+            operations_seed,
         )
     if augmentation.random_erasing:
-        image = _erase(image, augmentation.random_erasing, seeds[3])
-    return tf.ensure_shape(image, (*image_size, None))
-
-
-def _random_crop(image, augmentation, seed):
-    import tensorflow as tf
-
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
-        tf.zeros((1, 0, 4)),
-        seed,
-        aspect_ratio_range=augmentation.crop_aspect,
-        area_range=augmentation.crop_scale,
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.ensure_shape(tf.slice(image, begin, size), (None, None, image.shape[-1]))
-
-
-def _erase(image, probability, seed):
-    import tensorflow as tf
-
-    seeds = tf.random.experimental.stateless_split(seed, 2)
-    height, width, channels = image.shape
-    drawn = tf.random.stateless_uniform((5,), seeds[0])
-    area = _between(*_ERASED_AREA, drawn[1]) * height * width
-    # Evenly in the logarithm, so that flat boxes are as likely as tall ones.
-    low, high = (tf.math.log(bound) for bound in _ERASED_ASPECT)
-    aspect = tf.exp(_between(low, high, drawn[2]))
-    box_height = tf.minimum(tf.round(tf.sqrt(area * aspect)), float(height))
-    box_width = tf.minimum(tf.round(tf.sqrt(area / aspect)), float(width))
-    top = tf.floor(drawn[3] * (height - box_height + 1))
-    left = tf.floor(drawn[4] * (width - box_width + 1))
-    inside = _inside(top, left, box_height, box_width, height, width)
-    noise = tf.random.stateless_normal((height, width, channels), seeds[1])
-    mean, std = (255 * tf.constant(v) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    noise = tf.clip_by_value(mean + std * noise, 0.0, 255.0)
-    return tf.where(inside & (drawn[0] < probability), noise, image)
-
-
-def _inside(top, left, box_height, box_width, height, width):
-    """Return (height, width, 1): whether a position is in the box."""
-    import tensorflow as tf
-
-    rows, columns = tf.range(float(height)), tf.range(float(width))
-    row = (rows >= top) & (rows < top + box_height)
-    column = (columns >= left) & (columns < left + box_width)
-    return row[:, None, None] & column[None, :, None]
-
-
-def _between(low, high, share):
-    return low + (high - low) * share
+        image = random_erasing(image, augmentation.random_erasing, erase_seed)
+    return image
 
 
 def augment_batch(
@@ -221,68 +220,60 @@ def augment_batch(
     augmentation: Augmentation,
     seed: "tf.Tensor",
 ) -> tuple["tf.Tensor", "tf.Tensor"]:
-    """Mix each image of a batch with another, and their labels as much.
+    """Mix the images of a batch with those of the reversed batch, and their labels.
 
     Args:
-        images: (B, height, width, C), float32.
-        labels: One-hot, (B, classes), float32.
+        images: float32 (B, h, w, C). With an odd B the middle image stays as it is.
+        labels: float32 (B, classes), one-hot.
         augmentation: What to do.
-        seed: Two integers; the same seed does the same.
+        seed: int32 (2,). The same batch and seed give the same bits.
 
     Returns:
-        Images and labels of the same shapes.
+        Images and labels of the same shapes, mixed with one weight a batch.
     """
     import tensorflow as tf
 
-    seeds = tf.random.experimental.stateless_split(seed, 4)
-    mix = {
-        name: lambda method=method, alpha=alpha: method(images, alpha, seeds)
-        for name, method, alpha in (
-            ("mixup", _mixup, augmentation.mixup),
-            ("cutmix", _cutmix, augmentation.cutmix),
-        )
-        if alpha
-    }
-    if not mix:
+    images = tf.convert_to_tensor(images, "float32")
+    labels = tf.cast(labels, "float32")
+    kinds = ((_mixup, augmentation.mixup), (_cutmix, augmentation.cutmix))
+    kinds = [kind for kind in kinds if kind[1]]
+    if not kinds:
         return images, labels
-    if len(mix) == 1:
-        ((_, only),) = mix.items()
-        images, kept = only()
-    else:
-        first = tf.random.stateless_uniform((), seeds[0]) < 0.5
-        images, kept = tf.cond(first, mix["mixup"], mix["cutmix"])
-    return images, kept * labels + (1 - kept) * labels[::-1]
+    seeds = tf.random.experimental.stateless_split(tf.cast(seed, "int32"), 4)
+    branches = [
+        lambda mix=mix, alpha=alpha: mix(images, _beta(alpha, seeds[:2]), seeds[2])
+        for mix, alpha in kinds
+    ]
+    chosen = tf.random.stateless_uniform((), seeds[3]) * len(branches)
+    images, kept = tf.switch_case(tf.cast(chosen, "int32"), branches)
+    return images, kept * labels + (1 - kept) * tf.reverse(labels, [0])
 
 
-def _mixup(images, alpha, seeds):
-    kept = _beta(alpha, seeds)
-    return kept * images + (1 - kept) * images[::-1], kept
-
-
-def _cutmix(images, alpha, seeds):
+def _mixup(images, kept, seed):
     import tensorflow as tf
 
-    _, height, width, _ = images.shape
-    share = tf.sqrt(1 - _beta(alpha, seeds))
-    centre = tf.random.stateless_uniform((2,), seeds[3])
-    bounds = []
-    for side, place in zip((height, width), tf.unstack(centre), strict=True):
-        half = tf.floor(side * share) // 2
-        middle = tf.floor(place * side)
-        bounds.append(tf.clip_by_value(middle - half, 0.0, side))
-        bounds.append(tf.clip_by_value(middle + half, 0.0, side))
-    top, bottom, left, right = bounds
-    inside = _inside(top, left, bottom - top, right - left, height, width)
+    return kept * images + (1 - kept) * tf.reverse(images, [0]), kept
+
+
+def _cutmix(images, kept, seed):
+    import tensorflow as tf
+
+    height, width = tf.shape(images)[1], tf.shape(images)[2]
+    size = tf.cast((height, width), "float32")
+    half = tf.cast(size * tf.sqrt(1 - kept), "int32") // 2
+    middle = tf.cast(size * tf.random.stateless_uniform((2,), seed), "int32")
+    start = tf.maximum(middle - half, 0)
+    extent = tf.minimum(middle + half, (height, width)) - start
+    inside = inside_box(*tf.unstack(start), *tf.unstack(extent), height, width)
     # The box may reach over the edge: what counts is what was pasted.
-    kept = 1 - (bottom - top) * (right - left) / (height * width)
-    return tf.where(inside, images[::-1], images), kept
+    pasted = tf.reduce_prod(tf.cast(extent, "float32") / size)
+    return tf.where(inside, tf.reverse(images, [0]), images), 1 - pasted
 
 
 def _beta(alpha, seeds):
     """Draw from Beta(alpha, alpha), as a ratio of two gamma variates."""
     import tensorflow as tf
 
-    a = tf.random.stateless_gamma((), seeds[1], alpha)
-    b = tf.random.stateless_gamma((), seeds[2], alpha)
+    a, b = (tf.random.stateless_gamma((), seeds[i], alpha) for i in range(2))
     # Both underflow to 0 only for a tiny alpha, where either end is as likely.
     return tf.where(a + b > 0, a / (a + b), 1.0)

@@ -1,27 +1,24 @@
-"""Labelled images wherever people keep them: folders and TensorFlow Datasets."""
+"""Labelled images wherever people keep them, found and checked before training."""
 
-import dataclasses
-import io
+import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_cvt.data import datasets, folders
+from keras_cvt.data.folders import some
+from keras_cvt.data.images import read, readable
+from keras_cvt.data.imports import tensorflow
+
 if TYPE_CHECKING:
     import tensorflow as tf
 
 logger = logging.getLogger(__name__)
-
-# What `tf.io.decode_image` reads.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-_SYNONYMS = {"validation": ("validation", "val", "test")}
-_INSTALL = "pip install keras_cvt[tensorflow]"
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -29,34 +26,28 @@ class ImageSource:
     """Encoded images and their labels, in an order that never changes.
 
     Attributes:
-        items: What identifies an image: a `tf.data.Dataset` of (path, label) for a
-            folder, of (encoded image, label) for TensorFlow Datasets.
+        examples: A finite `tf.data.Dataset` of (encoded image, label), scalars of
+            string and int64. Images are JPEG, PNG, BMP or GIF.
         count: Number of images.
         class_names: Name of each label.
-        corrupt: Names of the images that cannot be decoded and were left out.
-        paths: Whether `items` are paths, which are read after shuffling.
+        corrupt: Names of the images that were left out because they cannot be
+            decoded: paths, or `"train[17]"` for TensorFlow Datasets.
+        files: For a folder, (path, label) of the same images in the same order: paths
+            are shuffled all at once, before they are read.
+        name: What messages and cache files call it.
     """
 
-    items: "tf.data.Dataset" = field(repr=False)
+    examples: "tf.data.Dataset" = field(repr=False)
     count: int
     class_names: tuple[str, ...] = field(repr=False)
-    corrupt: tuple[str, ...] = ()
-    paths: bool = False
+    corrupt: tuple[str, ...] = field(default=(), repr=False)
+    files: "tf.data.Dataset | None" = field(default=None, repr=False)
+    name: str = "images"
 
-    @property
-    def examples(self) -> "tf.data.Dataset":
-        """(encoded image, label): scalars of string and int64."""
-        return read(self.items) if self.paths else self.items
-
-
-def read(items: "tf.data.Dataset") -> "tf.data.Dataset":
-    """Replace the paths of (path, ...) by the files' bytes."""
-    tf = import_tensorflow()
-    return items.map(
-        lambda path, *rest: (tf.io.read_file(path), *rest),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    def fingerprint(self) -> str:
+        """Return some letters that tell this source's cache file from others'."""
+        content = repr((self.name, self.count, self.class_names, self.corrupt))
+        return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def open_source(
@@ -66,264 +57,178 @@ def open_source(
     data_dir: str | os.PathLike | None = None,
     class_names: Sequence[str] | None = None,
     check_images: bool = True,
+    download: bool = True,
 ) -> ImageSource:
-    """Find the images of a split.
+    """Find the images of a split, and check them.
 
     Args:
-        source: A folder of split folders (`train`, and `validation`, `val` or
-            `test`) of class folders of images; the directory of a prepared
-            TensorFlow Datasets data set; or such a data set's name, such as
-            `"cifar10"` or `"imagenet_v2/matched-frequency"`, which is downloaded and
-            prepared if need be. Class folders are sorted by name, as torchvision's
-            `ImageFolder` sorts them; if all names are numbers, by number, because
-            ImageNet-V2's folders `0` to `999` are out of order otherwise.
-        split: `"train"`, `"validation"` (which `val` or `test` may stand for), or any
-            split that is there.
+        source: One of
+
+            - a folder of split folders of class folders, which hold the images at any
+              depth: `train/cat/1.jpg`. Hidden files are ignored, links are followed.
+              Classes are sorted by name, as torchvision's `ImageFolder` sorts them;
+              but if all are numbers, by number: ImageNet-V2's folders `0` to `999`
+              sorted as text would give nearly every image a wrong label.
+            - the directory of a prepared TensorFlow Datasets data set, which holds a
+              `dataset_info.json`,
+            - the name of such a data set: `"cifar10"`,
+              `"imagenet_v2/matched-frequency:3.0.0"`.
+        split: `"train"`; `"validation"`, which may be called `val` or `test` there; or
+            any other that is there. Data sets may be sliced: `"train[:80%]"`.
         data_dir: Where TensorFlow Datasets keeps its data.
-        class_names: The classes and their order, those of the training images:
-            folders are matched by name.
+        class_names: The classes and their order, those of the images that a model was
+            trained with. Classes are then matched by name, and some may be missing.
         check_images: Whether to decode each image once, and to leave out and report
-            those that cannot be: about 0.5 ms an image and core for photos.
+            those that cannot be. Otherwise such an image ends the training.
+        download: Whether TensorFlow Datasets may download and prepare the data.
 
     Returns:
         The images.
 
     Raises:
-        FileNotFoundError: If there is no such folder and no data set of that name.
-        ValueError: If there is no such split, a class has no (readable) image, there
-            are fewer than two classes, or a folder is not in `class_names`.
+        FileNotFoundError: If there is no such folder and no data set of that name, or
+            the data set is not prepared and `download` is False.
+        ValueError: If the split is missing, a class has no image, or none that can be
+            decoded, there is one class only, `class_names` lacks a class, or a data
+            set has no images and labels or a label that is no class.
         ImportError: If TensorFlow or TensorFlow Datasets is missing.
-    """
-    import_tensorflow()
-    path = Path(source)
-    if (path / "dataset_info.json").is_file():
-        found = _open_tfds(_tfds().builder_from_directory(path), split)
-    elif path.is_dir():
-        found = _open_folder(path, split, class_names)
-    else:
-        found = _open_tfds(_named(source, data_dir), split)
-    if class_names is not None and found.class_names != tuple(class_names):
-        raise ValueError(
-            f"The classes of {source} are not those expected: "
-            f"{_some(found.class_names)} instead of {_some(class_names)}"
+
+    Example:
+        ```python
+        training = keras_cvt.data.open_source("photos", "train")
+        validation = keras_cvt.data.open_source(
+            "photos", "validation", class_names=training.class_names
         )
+        ```
+    """
+    tensorflow()
+    path = Path(source)
+    if path.is_dir() and not (path / datasets.INFO).is_file():
+        found = _open_folder(folders.find_split(path, split), class_names)
+    elif path.is_file():
+        raise ValueError(f"Expected a folder of images, not a file. Received: {path}")
+    else:
+        if path.is_dir():
+            builder = datasets.from_directory(path)
+        else:
+            builder = datasets.from_name(os.fspath(source), data_dir, download)
+        split, count = datasets.find_split(builder, split)
+        found = _open_dataset(builder, split, count, class_names)
     if len(found.class_names) < 2:
         raise ValueError(
-            f"A classifier needs at least two classes. Received: {found.class_names} "
-            f"in {source}"
+            f"{found.name}: a classifier needs at least two classes. "
+            f"Received: {some(found.class_names)}"
         )
-    return _without_corrupt(found, f"{source}, {split}") if check_images else found
+    return _without_corrupt(found, split) if check_images else found
 
 
-# Folders
+def _open_folder(folder, class_names):
+    tf = tensorflow()
+    images = folders.find_images(folder)
+    new_labels, names = _match(list(images), class_names, folder)
+    labels = np.repeat(new_labels, [len(paths) for paths in images.values()])
+    paths = [path for paths in images.values() for path in paths]
+    files = tf.data.Dataset.from_tensor_slices((paths, labels))
+    return ImageSource(read(files), len(paths), names, files=files, name=str(folder))
 
 
-def _open_folder(root, split, class_names):
-    folder = _split_folder(root, split)
-    names = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if names and all(name.isdecimal() for name in names):
-        names.sort(key=int)
-    expected = names if class_names is None else list(class_names)
-    unknown = [name for name in names if name not in set(expected)]
+def _open_dataset(builder, split, count, class_names):
+    tf = tensorflow()
+    name = f"{builder.info.full_name} {split}"
+    found = datasets.class_names(builder)
+    new_labels, names = _match(found, class_names, name)
+    examples = datasets.examples(builder, split)
+    if names != tuple(found):
+        # -1 for a label that is no class, at either end of the table.
+        table = tf.constant([-1, *new_labels, -1], "int64")
+        examples = examples.map(
+            lambda image, label: (
+                image,
+                table[tf.clip_by_value(label, -1, len(found)) + 1],
+            )
+        )
+    return ImageSource(examples, count, names, name=name)
+
+
+def _match(found, class_names, where):
+    """Return the labels of the classes found, and the names of all classes."""
+    names = tuple(found if class_names is None else class_names)
+    if len(set(names)) < len(names):
+        raise ValueError(f"Classes must have different names. Received: {some(names)}")
+    label_of = {name: label for label, name in enumerate(names)}
+    unknown = [name for name in found if name not in label_of]
     if unknown:
         raise ValueError(
-            f"{folder} has class folders that the training images do not have: "
-            f"{_some(unknown)}"
+            f"{where} has classes that `class_names` lacks: {some(unknown)}. "
+            f"Received: class_names={some(names)}"
         )
-    label_of = {name: label for label, name in enumerate(expected)}
-    paths, labels = [], []
-    for name in names:
-        files = _image_files(folder / name)
-        paths += files
-        labels += [label_of[name]] * len(files)
-    if not paths:
-        raise ValueError(f"Expected class folders of images in {folder}; none is there")
-    tf = import_tensorflow()
-    items = tf.data.Dataset.from_tensor_slices((paths, np.array(labels, "int64")))
-    return ImageSource(items, len(paths), tuple(expected), paths=True)
+    return np.array([label_of[name] for name in found], "int64"), names
 
 
-def _split_folder(root, split):
-    names = _SYNONYMS.get(split, (split,))
-    for name in names:
-        if (root / name).is_dir():
-            return root / name
-    there = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    raise ValueError(
-        f"Expected a folder {' or '.join(names)} in {root}. "
-        f"Received: {_some(there) if there else 'no folder'}"
-    )
-
-
-def _image_files(folder):
-    others = set()
-    files = []
-    for directory, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            suffix = Path(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in SUFFIXES:
-                files.append(os.path.join(directory, name))
-            else:
-                others.add(suffix or name)
-    if not files:
-        raise ValueError(
-            f"The class folder {folder} holds no image ({', '.join(SUFFIXES)}). "
-            f"Received: {_some(sorted(others)) if others else 'nothing'}"
-        )
-    return files
-
-
-# TensorFlow Datasets
-
-
-def _named(name, data_dir):
-    tfds = _tfds()
-    try:
-        builder = tfds.builder(os.fspath(name), data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        raise FileNotFoundError(
-            f"{name} is neither a folder nor a data set of TensorFlow Datasets"
-        ) from error
-    builder.download_and_prepare()
-    return builder
-
-
-def _open_tfds(builder, split):
-    tfds = _tfds()
-    features = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise ValueError(
-            "Expected a data set with `image` and `label`. "
-            f"Received: {builder.info.full_name} with {sorted(features)}"
-        )
-    names = _SYNONYMS.get(split, (split,))
-    for name in names:
-        if name in builder.info.splits:
-            break
-    else:
-        raise ValueError(
-            f"Expected a split {' or '.join(names)} in {builder.info.full_name}. "
-            f"Received: {sorted(builder.info.splits)}"
-        )
-    items = builder.as_dataset(
-        split=name,
-        shuffle_files=False,
-        decoders=tfds.decode.PartialDecoding(
-            {"image": True, "label": True},
-            decoders={"image": tfds.decode.SkipDecoding()},
-        ),
-    ).map(lambda example: (example["image"], example["label"]))
-    return ImageSource(
-        items, builder.info.splits[name].num_examples, tuple(features["label"].names)
-    )
-
-
-# Checking
-
-
-def _without_corrupt(source, name):
+def _without_corrupt(source, split):
     """Return the source without the images that cannot be decoded."""
-    labels, corrupt = [], {}
-    for index, (item, label, error) in enumerate(_checked(source.items, source.paths)):
-        if not 0 <= label < len(source.class_names):
-            raise ValueError(
-                f"{name}: expected labels of 0-{len(source.class_names) - 1}. "
-                f"Received: {label} for image {index}"
-            )
-        if error:
-            corrupt[index] = item if source.paths else f"image {index} of {name}"
-        else:
-            labels.append(label)
-    lost = sorted({*range(len(source.class_names))} - {*labels})
-    if source.paths and lost and corrupt:
-        names = [source.class_names[label] for label in lost]
-        raise ValueError(f"{name}: no readable image of {_some(names)}")
-    if not corrupt:
+    tf = tensorflow()
+    good = np.zeros(source.count, "bool")
+    labels = np.zeros(source.count, "int64")
+    for indices, values in _progress(readable(source.examples), source):
+        good[indices], labels[indices] = True, values
+    classes = len(source.class_names)
+    wrong = np.flatnonzero(good & ((labels < 0) | (labels >= classes)))
+    if wrong.size:
+        raise ValueError(
+            f"{source.name}: {wrong.size} labels are no class of 0-{classes - 1}. "
+            f"Received: label {labels[wrong[0]]} of image {wrong[0]}"
+        )
+    if good.all():
         return source
+
+    def select(dataset, keep):
+        chosen = tf.constant(good if keep else ~good)
+        return dataset.enumerate().filter(lambda index, _: chosen[index])
+
+    items = source.examples if source.files is None else source.files
+    corrupt, lost = [], set()
+    for index, (item, label) in select(items, False).as_numpy_iterator():
+        name = f"{split}[{index}]" if source.files is None else os.fsdecode(item)
+        corrupt.append(name)
+        lost.add(int(label))
+    lost -= set(labels[good].tolist())
+    if lost:
+        names = [source.class_names[label] for label in sorted(lost)]
+        raise ValueError(
+            f"{source.name}: no image of these classes can be decoded: {some(names)}. "
+            f"Received: {some(corrupt)}"
+        )
     logger.warning(
         "%s: %d of %d images cannot be decoded and are left out: %s",
-        name,
+        source.name,
         len(corrupt),
         source.count,
-        _some(list(corrupt.values())),
+        some(corrupt),
     )
-    tf = import_tensorflow()
-    bad = tf.constant(sorted(corrupt), "int64")
-    items = (
-        source.items.enumerate()
-        .filter(lambda index, _: tf.reduce_all(bad != index))
-        .map(lambda _, item: item)
-    )
-    return dataclasses.replace(
+    kept = select(items, True).map(lambda _, item: item)
+    return replace(
         source,
-        items=items,
+        examples=kept if source.files is None else read(kept),
         count=source.count - len(corrupt),
-        corrupt=tuple(corrupt.values()),
+        corrupt=tuple(corrupt),
+        files=None if source.files is None else kept,
     )
 
 
-def _checked(items, paths) -> Iterator[tuple[str | bytes, int, bool]]:
-    """Yield item, label and whether it is corrupt, in order, decoding in threads."""
-    with ThreadPoolExecutor() as pool:
-        for batch in _batches(items.as_numpy_iterator(), 1024):
-            encoded = [item.decode() if paths else item for item, _ in batch]
-            errors = pool.map(is_corrupt, encoded)
-            for item, (_, label), error in zip(encoded, batch, errors, strict=True):
-                yield item, int(label), error
+def _progress(checked, source):
+    """Yield batches of what was checked; a bar shows if it takes a while."""
+    from tqdm import tqdm
 
-
-def _batches(iterator: Iterable, size: int) -> Iterator[list]:
-    batch = []
-    for element in iterator:
-        batch.append(element)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def is_corrupt(image: str | bytes) -> bool:
-    """Tell whether a file, or its bytes, cannot be decoded as an image."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as i:
-            if i.format not in ("JPEG", "PNG", "BMP", "GIF"):
-                return True
-            # Smaller is faster, and truncated data is found all the same.
-            i.draft("RGB", (1, 1))
-            i.load()
-    except Exception:  # noqa: BLE001 PIL raises whatever its decoders raise.
-        return True
-    return False
-
-
-def import_tensorflow():
-    """Return TensorFlow, or say how to install it."""
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise ImportError(f"`keras_cvt.data` needs TensorFlow: {_INSTALL}") from error
-    return tensorflow
-
-
-def _tfds():
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(f"This needs TensorFlow Datasets: {_INSTALL}") from error
-    return tensorflow_datasets
-
-
-def _some(names):
-    shown = ", ".join(map(str, names[:_SHOWN]))
-    rest = len(names) - _SHOWN
-    return f"{shown} and {rest} more" if rest > 0 else shown
+    bar = tqdm(
+        total=source.count,
+        desc=f"Checking {source.name}",
+        unit=" images",
+        delay=5,
+        leave=False,
+        disable=None,
+    )
+    with bar:
+        for indices, labels, _ in checked.batch(256).as_numpy_iterator():
+            yield indices, labels
+            bar.update(len(indices))

@@ -18,6 +18,34 @@ def processes() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def devices() -> int:
+    """Return over how many devices of all processes batches are split now."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else distribution.device_mesh.devices.size
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let this process do inside what the other processes do not take part in.
+
+    Saving, for one: Keras then makes variables, which all processes would have to make
+    together under a distribution of several processes.
+    """
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
+
+
 @contextlib.contextmanager
 def distribute(kind: str, batch_size: int) -> Iterator[None]:
     """Spread everything that is built and trained inside over the devices.
@@ -30,7 +58,8 @@ def distribute(kind: str, batch_size: int) -> Iterator[None]:
       result is that of one device.
     - `"mirrored"` (TensorFlow): `tf.distribute.MirroredStrategy` over this machine's
       accelerators. BatchNorm sees each replica's share of the batch, as in the
-      official code without SyncBN.
+      official code without SyncBN, so that the result is another than one device's
+      (Keras's `synchronized=True` fails there); where it is frozen, the same.
     - `"none"`: one device.
 
     Keras 3 does not run TensorFlow's `MultiWorkerMirroredStrategy`: take JAX for

@@ -48,7 +48,7 @@ def fit(
             `keras.utils.set_random_seed` before the model is built, one seed gives
             one result.
         cache: Whether encoded images stay in memory.
-        verbose: Of `keras.Model.fit`.
+        verbose: Of `keras.Model.fit`. Of several processes only the first is heard.
         **compile_options: Of `Recipe.compile`.
 
     Returns:
@@ -83,13 +83,16 @@ def fit(
             validation,
             model,
             batch_size,
+            devices=distribution.devices(),
             **options,
         ),
+        # They are shuffled already, which Keras cannot know.
+        shuffle=False,
         steps_per_epoch=steps,
         initial_epoch=done,
         epochs=recipe.total_epochs(steps),
         callbacks=run.callbacks(),
-        verbose=verbose,
+        verbose=verbose if run.writes else 0,
     )
     run.finish()
     return run.history()

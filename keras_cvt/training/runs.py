@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from keras_cvt.training.distribution import alone, processes
+
 logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
@@ -36,7 +38,8 @@ class ResumePoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         temporary = self.folder / "writing.weights.h5"
-        self.model.save_weights(temporary, overwrite=True)
+        with alone():
+            self.model.save_weights(temporary, overwrite=True)
         os.replace(temporary, self.folder / f"resume-{epoch + 1:06d}.weights.h5")
         for older in self.files(self.folder)[:-1]:
             older.unlink()
@@ -45,6 +48,14 @@ class ResumePoint(keras.callbacks.Callback):
     def files(folder: Path) -> list[Path]:
         """Return what is there, the latest last."""
         return sorted(folder.glob("resume-*.weights.h5"))
+
+
+class _Checkpoint(keras.callbacks.ModelCheckpoint):
+    """Keras's, for one of several processes."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        with alone():
+            super().on_epoch_end(epoch, logs)
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -87,6 +98,11 @@ class Run:
         resume: Whether to go on with a run that is there. Without it, a folder that
             holds a run is refused, so that nothing is overwritten.
 
+    Attributes:
+        writes: Whether this process writes. Of several that train one model (make
+            the run inside `distribute`), the first does; the others read what they go
+            on from, so that the folder must be on a disk that they share.
+
     Raises:
         OSError: If the folder cannot be written.
         ValueError: If the folder holds another run.
@@ -99,6 +115,9 @@ class Run:
         resume: bool = False,
     ):
         self.folder = Path(folder)
+        self.writes = processes()[0] == 0
+        if not self.writes:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         record = self.folder / _RUN
         # As JSON gives it back, so that tuples equal lists.
@@ -153,18 +172,20 @@ class Run:
         return int(files[-1].name.split("-")[1].split(".")[0])
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """Return what writes the folder; pass them to `fit`."""
+        """Return what watches the loss and writes the folder; pass them to `fit`."""
+        if not self.writes:
+            return [StopOnNaN()]
         writers = [
             StopOnNaN(),
             keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
-            keras.callbacks.ModelCheckpoint(
+            _Checkpoint(
                 self.best,
                 monitor="val_accuracy",
                 mode="max",
                 save_best_only=True,
                 initial_value_threshold=self._best_accuracy(),
             ),
-            keras.callbacks.ModelCheckpoint(self.last),
+            _Checkpoint(self.last),
         ]
         # TensorFlow does not bring it, and finds out only at the first epoch's end.
         if importlib.util.find_spec("tensorboard"):
@@ -224,6 +245,8 @@ class Run:
 
     def finish(self) -> None:
         """Delete what only an unfinished run needs."""
+        if not self.writes:
+            return
         for file in ResumePoint.files(self.folder):
             file.unlink()
 

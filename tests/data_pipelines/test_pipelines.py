@@ -1,177 +1,447 @@
-"""Batches: what they hold, and that nothing but the seed decides it."""
+"""Batches: what is in them, their order, and that a resumed run sees the same."""
 
 import dataclasses
-import itertools
+import shutil
 
+import keras
 import numpy as np
 import pytest
-from image_folders import write_folder
+from PIL import Image
 
-from keras_cvt import preprocess_input
-from keras_cvt.data import (
-    Augmentation,
-    evaluation_batches,
-    open_source,
-    steps_per_epoch,
-    training_batches,
-)
+from keras_cvt import data, preprocess_input
+from keras_cvt.data import Augmentation
 from keras_cvt.preprocessing import EvalTransform
 
 tf = pytest.importorskip("tensorflow")
 
-PLAIN = Augmentation(
-    crop_scale=None, flip=False, rand_augment=0, random_erasing=0, mixup=0, cutmix=0
-)
-SIZE = (24, 32)
+SIZE = (12, 10)
+CLASSES = ("cat", "dog", "emu")
+# Much is drawn for each image, but nothing that is slow to trace.
+LIVELY = Augmentation(crop_scale=(0.3, 1.0), rand_augment=0, mixup=0, cutmix=0)
+MIXING = dataclasses.replace(LIVELY, mixup=0.8, cutmix=1.0)
+
+
+def shade(i):
+    """Return the colour by which image `i` is known again."""
+    return (5 * i, 255 - 5 * i, 2 * i)
+
+
+def write_folder(root, count=30, split="train"):
+    for i in range(count):
+        path = root / split / CLASSES[i * 3 // count] / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (14, 11), shade(i)).save(path)
+    return root
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("images"), count=7)
+    return write_folder(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
 def source(folder):
-    return open_source(folder, "train")
+    return data.open_source(folder, "train")
 
 
 @pytest.fixture(scope="module")
-def streamed(source):
-    """The same images as encoded bytes, as TensorFlow Datasets gives them."""
-    return dataclasses.replace(source, items=source.examples, paths=False)
+def stream(source):
+    """The same images without their paths, as TensorFlow Datasets give them."""
+    return dataclasses.replace(source, files=None)
 
 
-def batches(source, count, **arguments):
-    arguments = {"augmentation": Augmentation(), "seed": 3, **arguments}
-    dataset = training_batches(source, SIZE, 4, **arguments)
-    return [
-        (images.numpy(), labels.numpy())
-        for images, labels in itertools.islice(dataset, count)
-    ]
+def numbers(images):
+    """Return which images these plain colours are."""
+    return [round(float(red) / 5) for red in np.asarray(images)[:, 0, 0, 0]]
 
 
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(a[0], b[0])
-        np.testing.assert_array_equal(a[1], b[1])
+def batches(dataset, count):
+    return list(dataset.take(count).as_numpy_iterator())
 
 
-def test_batches_are_float_images_of_0_to_255_and_one_hot_labels(source):
-    ((images, labels),) = batches(source, 1, augmentation=PLAIN)
-    assert (images.shape, images.dtype) == ((4, 24, 32, 3), np.float32)
-    assert 0 <= images.min() and 100 < images.max() <= 255
-    assert (labels.shape, labels.dtype) == ((4, 2), np.float32)
-    assert (labels.sum(1) == 1).all()
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
-def test_an_epoch_has_each_image_at_most_once(source):
-    steps = steps_per_epoch(source, 4)
+# Training
+
+
+def test_training_batches_hold_images_of_0_to_255_and_one_hot_labels(source):
+    dataset = data.training_batches(source, SIZE, 8)
+    images, labels = dataset.element_spec
+    assert (images.shape, images.dtype) == ((8, *SIZE, 3), "float32")
+    assert (labels.shape, labels.dtype) == ((8, 3), "float32")
+    for images, labels in batches(dataset, 3):
+        for image, label, i in zip(images, labels, numbers(images), strict=True):
+            np.testing.assert_array_equal(image, np.broadcast_to(shade(i), image.shape))
+            assert label.tolist() == np.eye(3)[i // 10].tolist()
+
+
+@pytest.mark.parametrize("kind", ["source", "stream"])
+def test_an_epoch_has_every_image_at_most_once_in_an_order_of_its_own(kind, request):
+    source = request.getfixturevalue(kind)
+    steps = data.steps_per_epoch(source, 8)
     assert steps == 3
-    images = np.concatenate([x for x, _ in batches(source, steps, augmentation=PLAIN)])
-    assert len(np.unique(images, axis=0)) == 12
+    seen = [numbers(x) for x, _ in batches(data.training_batches(source, SIZE, 8), 9)]
+    epochs = [sum(seen[i : i + 3], []) for i in (0, 3, 6)]
+    assert all(len(set(epoch)) == 24 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != sorted(epochs[2])
+    # What one epoch leaves out comes in another.
+    assert set(sum(epochs, [])) == {*range(30)}
 
 
-@pytest.mark.parametrize("kind", ["source", "streamed"])
-def test_epochs_have_different_orders(kind, request):
-    found = batches(request.getfixturevalue(kind), 6, augmentation=PLAIN)
+@pytest.mark.parametrize("kind", ["source", "stream"])
+@pytest.mark.parametrize(
+    "augmentation",
+    [None, MIXING, dataclasses.replace(MIXING, repeats=3)],
+    ids=["plain", "mixing", "repeated"],
+)
+def test_a_resumed_run_sees_what_it_would_have_seen(kind, augmentation, request):
+    source = request.getfixturevalue(kind)
+    options = {"augmentation": augmentation, "seed": 7, "shuffle_buffer": 11}
+    whole = batches(data.training_batches(source, SIZE, 8, **options), 9)
+    resumed = data.training_batches(source, SIZE, 8, initial_epoch=1, **options)
+    assert_equal(whole[3:], batches(resumed, 6))
+
+
+def test_the_papers_augmentation_is_the_same_in_a_resumed_run(source):
+    options = {"augmentation": Augmentation(repeats=3)}
+    whole = batches(data.training_batches(source, SIZE, 8, **options), 9)
+    resumed = data.training_batches(source, SIZE, 8, initial_epoch=2, **options)
+    assert_equal(whole[6:], batches(resumed, 3))
+
+
+def test_neither_tensorflows_nor_keras_seed_changes_the_batches(source):
+    seen = []
+    for seed in (0, 1):
+        keras.utils.set_random_seed(seed)
+        dataset = data.training_batches(source, SIZE, 8, augmentation=MIXING)
+        seen.append(batches(dataset, 4))
+    assert_equal(*seen)
+
+
+def test_another_seed_gives_another_order_and_augmentation(source):
     first, second = (
-        np.concatenate([y for _, y in part]) for part in (found[:3], found[3:])
+        batches(data.training_batches(source, SIZE, 8, seed=seed), 3) for seed in (0, 1)
     )
-    assert not np.array_equal(first, second)
-
-
-@pytest.mark.parametrize("kind", ["source", "streamed"])
-@pytest.mark.parametrize("options", [{}, {"cache": True}])
-def test_a_resumed_epoch_sees_what_it_would_have_seen(kind, options, request):
-    images = request.getfixturevalue(kind)
-    whole = batches(images, 9, shuffle_buffer=5, **options)
-    resumed = batches(images, 3, shuffle_buffer=5, initial_epoch=2, **options)
-    assert_same(resumed, whole[6:])
-
-
-def test_the_global_seed_changes_nothing(source):
-    tf.random.set_seed(0)
-    expected = batches(source, 2)
-    tf.random.set_seed(7)
-    assert_same(batches(source, 2), expected)
-
-
-def test_another_seed_gives_other_batches(source):
-    (first, _), (second, _) = (batches(source, 1, seed=seed)[0] for seed in (3, 4))
-    assert np.abs(first - second).mean() > 1
-
-
-def test_a_cache_gives_the_same_and_needs_the_files_no_more(tmp_path):
-    images = open_source(write_folder(tmp_path, ["train"], count=7), "train")
-    expected = batches(images, 6)
-    dataset = iter(
-        training_batches(
-            images, SIZE, 4, augmentation=Augmentation(), seed=3, cache=True
-        )
-    )
-    found = [next(dataset) for _ in range(3)]
-    for path in tmp_path.rglob("*.*"):
-        path.unlink()
-    found += [next(dataset) for _ in range(3)]
-    assert_same([(x.numpy(), y.numpy()) for x, y in found], expected)
-
-
-def test_shards_together_are_the_batch_of_one_process(source):
-    mix_free = dataclasses.replace(Augmentation(), mixup=0, cutmix=0)
-    expected = batches(source, 5, augmentation=mix_free)
-    shards = [batches(source, 5, augmentation=mix_free, shard=(i, 2)) for i in range(2)]
-    joined = [
-        tuple(map(np.concatenate, zip(*parts, strict=True)))
-        for parts in zip(*shards, strict=True)
+    assert [numbers(x) for x, _ in first] != [numbers(x) for x, _ in second]
+    whole = dataclasses.replace(source, count=1, files=source.files.take(1))
+    crops = [
+        data.training_batches(whole, SIZE, 1, augmentation=LIVELY, seed=seed)
+        for seed in (0, 1)
     ]
-    assert_same(joined, expected)
+    assert not np.array_equal(*(batches(crop, 1)[0][0] for crop in crops))
 
 
-def test_repeats_are_copies_of_fewer_images(source):
-    repeated = dataclasses.replace(PLAIN, repeats=2)
-    images = np.concatenate([x for x, _ in batches(source, 3, augmentation=repeated)])
-    _, counts = np.unique(images, axis=0, return_counts=True)
-    assert counts.tolist() == [2] * 6
+def test_an_image_is_varied_anew_in_every_epoch(source):
+    one = dataclasses.replace(source, count=1, files=source.files.take(1))
+    dataset = data.training_batches(one, SIZE, 1, augmentation=LIVELY)
+    seen = {images.tobytes() for images, _ in batches(dataset, 8)}
+    assert len(seen) > 4
 
 
-def test_repeats_are_augmented_differently(source):
-    repeated = Augmentation(repeats=2, mixup=0, cutmix=0)
-    ((images, labels),) = batches(source, 1, augmentation=repeated)
-    assert (labels[0] == labels[1]).all()
-    assert np.abs(images[0] - images[1]).mean() > 1
+def test_small_images_are_squashed_as_the_evaluation_would(folder, source):
+    ((images, _),) = batches(data.training_batches(source, (24, 40), 30), 1)
+    path = sorted(folder.glob("train/*/*.png"))[numbers(images)[0]]
+    expected = preprocess_input(path, EvalTransform((24, 40), None))[0]
+    np.testing.assert_array_equal(images[0], expected)
 
 
-def test_fewer_images_than_a_batch_are_an_error_before_training(source):
-    with pytest.raises(ValueError, match="A batch needs 15 images; the source has 14"):
-        training_batches(source, SIZE, 15, augmentation=PLAIN)
+def test_repeated_augmentation_shows_fewer_images_several_times(source):
+    plain = Augmentation(None, flip=False, rand_augment=0, random_erasing=0, mixup=0)
+    augmentation = dataclasses.replace(plain, cutmix=0, repeats=3)
+    assert data.steps_per_epoch(source, 8, augmentation) == 3
+    dataset = data.training_batches(source, SIZE, 8, augmentation=augmentation)
+    seen = sum((numbers(images) for images, _ in batches(dataset, 3)), [])
+    assert [seen[i : i + 3] for i in range(0, 24, 3)] == [[i] * 3 for i in seen[::3]]
+    assert len({*seen}) == 8
 
 
-@pytest.mark.parametrize("shard", [(2, 2), (0, 3), (-1, 2)])
-def test_a_shard_that_cannot_be_is_refused(source, shard):
-    with pytest.raises(ValueError, match="Received: shard="):
-        training_batches(source, SIZE, 4, augmentation=PLAIN, shard=shard)
-    with pytest.raises(ValueError, match="Received: shard="):
-        evaluation_batches(source, EvalTransform(SIZE, None), 4, shard=shard)
+def test_repeated_images_are_each_augmented_differently(source):
+    augmentation = dataclasses.replace(LIVELY, repeats=3)
+    dataset = data.training_batches(source, SIZE, 3, augmentation=augmentation)
+    ((images, labels),) = batches(dataset, 1)
+    assert len({image.tobytes() for image in images}) == 3
+    assert len({label.tobytes() for label in labels}) == 1
 
 
-def test_evaluation_images_are_those_of_preprocess_input(folder, source):
-    transform = EvalTransform((24, 24), 0.875)
-    found = list(evaluation_batches(source, transform, 4))
-    images, labels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    paths = sorted((folder / "train").rglob("*.*"))
-    # From PIL's to TensorFlow's resizing at most 2 levels; see `preprocess_input`.
-    np.testing.assert_allclose(images, preprocess_input(paths, transform), atol=2)
-    assert labels.argmax(1).tolist() == [0] * 7 + [1] * 7
-    assert [len(y) for _, y in found] == [4, 4, 4, 2]
-
-
-def test_evaluation_shards_together_are_the_whole_batches(source):
-    transform = EvalTransform(SIZE, None)
-    expected = [x.numpy() for x, _ in evaluation_batches(source, transform, 4)][:3]
-    shards = [
-        [x.numpy() for x, _ in evaluation_batches(source, transform, 4, shard=(i, 2))]
+@pytest.mark.parametrize(("kind", "repeats"), [("source", 3), ("stream", 1)])
+def test_the_processes_shares_make_up_the_batch_of_one_process(kind, repeats, request):
+    source = request.getfixturevalue(kind)
+    options = {"augmentation": dataclasses.replace(LIVELY, repeats=repeats)}
+    whole = batches(data.training_batches(source, SIZE, 8, **options), 5)
+    shares = [
+        batches(data.training_batches(source, SIZE, 8, shard=(i, 2), **options), 5)
         for i in range(2)
     ]
-    joined = [np.concatenate(parts) for parts in zip(*shards, strict=True)]
-    np.testing.assert_array_equal(joined, expected)
+    assert shares[0][0][0].shape == (4, *SIZE, 3)
+    joined = [
+        tuple(map(np.concatenate, zip(*parts, strict=True)))
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_equal(joined, whole)
+
+
+@pytest.mark.parametrize("kind", ["source", "stream"])
+@pytest.mark.parametrize("to_file", [False, True])
+def test_cached_images_are_read_only_once(kind, to_file, tmp_path, request):
+    root = write_folder(tmp_path / "photos")
+    source = data.open_source(root, "train")
+    if kind == "stream":
+        source = dataclasses.replace(source, files=None)
+    cache = str(tmp_path / "cache") if to_file else True
+    # So many repeats that an epoch does not come to the last image.
+    options = {"augmentation": dataclasses.replace(LIVELY, repeats=3)}
+    options["shuffle_buffer"] = 4
+    dataset = data.training_batches(source, SIZE, 8, cache=cache, **options)
+    evaluation = data.evaluation_batches(
+        source, EvalTransform(SIZE, None), 8, cache=cache
+    )
+    shutil.rmtree(root)
+    assert len(batches(dataset, 9)) == 9
+    assert numbers(np.concatenate([x for x, _ in evaluation])) == [*range(30)]
+
+
+@pytest.mark.parametrize("kind", ["source", "stream"])
+def test_a_cache_in_memory_changes_no_batch(kind, request):
+    source = request.getfixturevalue(kind)
+    options = {"augmentation": MIXING, "shuffle_buffer": 7}
+    seen = [
+        batches(data.training_batches(source, SIZE, 8, cache=cache, **options), 7)
+        for cache in (False, True)
+    ]
+    assert_equal(*seen)
+
+
+def test_two_sources_do_not_share_a_cache_file(tmp_path):
+    root = write_folder(write_folder(tmp_path / "photos"), split="test", count=9)
+    for split, count in (("train", 30), ("test", 9), ("train", 30)):
+        source = data.open_source(root, split)
+        dataset = data.evaluation_batches(
+            source, EvalTransform(SIZE, None), 8, cache=str(tmp_path / "cache")
+        )
+        assert sum(len(images) for images, _ in dataset) == count
+
+
+def test_processes_share_a_cache_path_without_sharing_its_files(source, tmp_path):
+    cache = str(tmp_path / "cache")
+    transform = EvalTransform(SIZE, None)
+    seen = []
+    for size, shard in ((8, (0, 2)), (8, (1, 2)), (2, (0, 2)), (8, (0, 1))):
+        options = {"cache": cache, "shard": shard}
+        batches(data.training_batches(source, SIZE, size, **options), 1)
+        dataset = data.evaluation_batches(source, transform, size, **options)
+        seen.append(numbers(np.concatenate([images for images, _ in dataset])))
+    assert sorted(seen[0] + seen[1]) == seen[3] == [*range(30)]
+    assert seen[2] == [*range(0, 30, 2)]
+
+
+def test_the_program_is_told_that_training_batches_never_end(source):
+    dataset = data.training_batches(source, SIZE, 8)
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+def test_fit_resumes_to_the_same_weights(source):
+    def train(model, epochs, initial_epoch=0):
+        model.fit(
+            data.training_batches(source, SIZE, 8, initial_epoch=initial_epoch),
+            steps_per_epoch=data.steps_per_epoch(source, 8),
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            verbose=0,
+        )
+
+    def build():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((*SIZE, 3)),
+                keras.layers.Rescaling(1 / 255),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(16, "relu"),
+                keras.layers.Dense(3),
+            ]
+        )
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1.0), loss)
+        return model
+
+    whole, resumed = build(), build()
+    train(whole, 4)
+    train(resumed, 2)
+    train(resumed, 4, initial_epoch=2)
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize("kind", ["source", "stream"])
+def test_evaluation_has_every_image_once_in_order(kind, request):
+    source = request.getfixturevalue(kind)
+    dataset = data.evaluation_batches(source, EvalTransform(SIZE, None), 8)
+    seen = list(dataset.as_numpy_iterator())
+    assert [len(images) for images, _ in seen] == [8, 8, 8, 6]
+    assert sum((numbers(images) for images, _ in seen), []) == [*range(30)]
+    labels = np.concatenate([labels for _, labels in seen])
+    np.testing.assert_array_equal(labels, np.eye(3, dtype="f4")[np.arange(30) // 10])
+    assert len(dataset) == 4
+
+
+@pytest.mark.parametrize("kind", ["source", "stream"])
+def test_each_process_evaluates_its_share_of_every_batch(kind, request):
+    source = request.getfixturevalue(kind)
+    transform = EvalTransform(SIZE, None)
+    shares = [
+        data.evaluation_batches(source, transform, 8, shard=(i, 4)) for i in range(4)
+    ]
+    seen = [[numbers(images) for images, _ in share] for share in shares]
+    assert seen[1] == [[2, 3], [10, 11], [18, 19], [25]]
+    assert [sum(parts, []) for parts in zip(*seen, strict=True)] == [
+        [*range(0, 8)],
+        [*range(8, 16)],
+        [*range(16, 24)],
+        # 28 and 29 cannot be split by four.
+        [24, 25, 26, 27],
+    ]
+
+
+@pytest.mark.parametrize("transform", [EvalTransform((32, 48), 0.8), "imagenet_384"])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_evaluation_images_are_within_2_levels_of_preprocess_input(
+    transform, suffix, tmp_path
+):
+    skimage_data = pytest.importorskip("skimage.data")
+    photos = {"cat": skimage_data.chelsea(), "rocket": skimage_data.rocket()}
+    for name, photo in photos.items():
+        path = tmp_path / "test" / name / f"x.{suffix}"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(photo).save(path)
+    source = data.open_source(tmp_path, "validation")
+    ((images, _),) = data.evaluation_batches(source, transform, 2).as_numpy_iterator()
+    paths = [tmp_path / "test" / name / f"x.{suffix}" for name in source.class_names]
+    assert np.abs(images - preprocess_input(paths, transform)).max() <= 2
+
+
+# Images
+
+
+MODES = {
+    "gray.jpg": ("L", {}),
+    "cmyk.jpg": ("CMYK", {}),
+    "gray.png": ("L", {}),
+    "alpha.png": ("RGBA", {}),
+    "palette.png": ("P", {}),
+    "colour.bmp": ("RGB", {}),
+    "still.gif": ("P", {}),
+    "moving.gif": (
+        "RGB",
+        {"save_all": True, "append_images": [Image.new("RGB", (14, 11), "red")]},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Images of one shade of gray in all the ways that there are."""
+    root = tmp_path_factory.mktemp("mixed")
+    for label in "ab":
+        for name, (mode, options) in MODES.items():
+            path = root / "train" / label / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.new("RGB", (14, 11), (90, 90, 90))
+            image = image.quantize(4) if mode == "P" else image.convert(mode)
+            image.save(path, **options)
+    return data.open_source(root, "train")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_every_kind_come_with_the_same_channels(mixed, channels):
+    assert (mixed.count, mixed.corrupt) == (2 * len(MODES), ())
+    transform = EvalTransform(SIZE, None)
+    for dataset in (
+        data.training_batches(mixed, SIZE, 16, channels=channels),
+        data.evaluation_batches(mixed, transform, 16, channels=channels),
+    ):
+        ((images, _),) = batches(dataset, 1)
+        assert images.shape == (16, *SIZE, channels)
+        assert np.abs(images - 90).max() <= 2
+
+
+def test_gray_images_are_those_of_pil(tmp_path):
+    photo = pytest.importorskip("skimage.data").chelsea()
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.fromarray(photo).save(tmp_path / "train" / name / "x.png")
+    source = data.open_source(tmp_path, "train")
+    transform = EvalTransform(photo.shape[:2], None)
+    dataset = data.evaluation_batches(source, transform, 1, channels=1)
+    ((image, _),) = batches(dataset, 1)
+    expected = np.asarray(Image.fromarray(photo).convert("L"), "float32")
+    assert np.abs(image[0, ..., 0] - expected).max() <= 1
+
+
+# Errors
+
+
+def test_a_batch_that_the_images_do_not_fill_is_refused(source):
+    for call in (data.steps_per_epoch, lambda s, b: data.training_batches(s, SIZE, b)):
+        with pytest.raises(ValueError, match="30 images do not fill one batch.*31"):
+            call(source, 31)
+
+
+@pytest.mark.parametrize("shard", [(0, 3), (2, 2), (-1, 2), (0, 0)])
+def test_processes_that_cannot_split_the_batch_are_refused(source, shard):
+    with pytest.raises(ValueError, match="shard"):
+        data.training_batches(source, SIZE, 8, shard=shard)
+    with pytest.raises(ValueError, match="shard"):
+        data.evaluation_batches(source, EvalTransform(SIZE, None), 8, shard=shard)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_size", 224),
+        ("image_size", (0, 224)),
+        ("batch_size", 0),
+        ("channels", 4),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("initial_epoch", -1),
+        ("shuffle_buffer", 0),
+    ],
+)
+def test_arguments_out_of_range_are_named(source, name, value):
+    arguments = {"source": source, "image_size": SIZE, "batch_size": 8, name: value}
+    with pytest.raises(ValueError, match=f"`{name}`|`height`"):
+        data.training_batches(**arguments)
+
+
+def test_a_label_that_is_no_class_stops_the_training(source):
+    wrong = dataclasses.replace(source, class_names=("cat", "dog"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no class of 0-1"):
+        batches(data.training_batches(wrong, SIZE, 30), 1)
+
+
+def test_a_model_for_other_images_is_refused(source):
+    from keras_cvt import CvT, CvTConfig, StageConfig
+
+    stage = StageConfig(8, 1, 1, 3, 2, 1, cls_token=True)
+    config = CvTConfig(stages=(stage,))
+    model = CvT(config, classes=3, input_shape=(32, 32, 3), weights=None)
+    assert len(data.evaluation_batches(source, model, 8)) == 4
+    with pytest.raises(ValueError, match=r"make \(32, 32, 1\)"):
+        data.evaluation_batches(source, model, 8, channels=1)
+    model.get_layer("preprocessing").image_size = (48, 32)
+    with pytest.raises(ValueError, match=r"takes images of \(32, 32, 3\)"):
+        data.evaluation_batches(source, model, 8)
+
+
+@pytest.mark.parametrize("transform", ["no_such_tag", None, 224])
+def test_what_says_nothing_about_the_evaluation_is_refused(source, transform):
+    with pytest.raises((ValueError, TypeError), match="Received"):
+        data.evaluation_batches(source, transform, 8)

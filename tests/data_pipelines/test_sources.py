@@ -1,186 +1,410 @@
-"""Where labelled images come from, and what is wrong with them."""
+"""Folders and TensorFlow Datasets as sources, on files and data sets written here."""
 
+import io
+import logging
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
 import pytest
-from image_folders import write_folder, write_image
+from PIL import Image
 
-from keras_cvt.data import open_source
+from keras_cvt import data
 
 tf = pytest.importorskip("tensorflow")
+tfds = pytest.importorskip("tensorflow_datasets")
 
 
-def labels(source):
-    return [int(label) for _, label in source.examples.as_numpy_iterator()]
+def encoded(value, suffix="png", mode="RGB", size=(24, 16), **options):
+    """Return an image file's bytes: noise around a value."""
+    noise = np.random.default_rng(value).integers(-20, 20, (*size, 3))
+    image = Image.fromarray((value + noise).clip(0, 255).astype("uint8"))
+    file = io.BytesIO()
+    suffix = {"jpg": "jpeg"}.get(suffix, suffix)
+    image.convert(mode).save(file, suffix, **options)
+    return file.getvalue()
 
 
-def test_a_folders_images_come_in_order_with_their_labels(tmp_path):
-    source = open_source(write_folder(tmp_path), "train")
-    assert source.class_names == ("cat", "dog")
-    assert (source.count, labels(source)) == (12, [0] * 6 + [1] * 6)
-    first, _ = next(source.examples.as_numpy_iterator())
-    assert first == (tmp_path / "train" / "cat" / "0.jpg").read_bytes()
+def write(root, files):
+    """Write {path: bytes} below a folder."""
+    for path, content in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    return root
+
+
+def images_and_labels(source):
+    images, labels = zip(*source.examples.as_numpy_iterator(), strict=True)
+    assert len(images) == source.count
+    return list(images), [int(label) for label in labels]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write(
+        tmp_path / "photos",
+        {
+            f"{split}/{name}/{i}.png": encoded(value + i)
+            for split in ("train", "test")
+            for value, name in ((10, "cat"), (90, "dog"), (170, "emu"))
+            for i in range(3)
+        },
+    )
+
+
+class Shades(tfds.core.GeneratorBasedBuilder):
+    """Small labelled images; one label and one image are wrong on demand."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name)
+        for name in ("good", "corrupt", "unlabelled", "masks")
+    ]
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=["night", "dusk", "day"]),
+        }
+        if self.builder_config.name == "masks":
+            features["mask"] = features.pop("label")
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(12),
+            "test": self._generate_examples(6),
+        }
+
+    def _generate_examples(self, count):
+        kind = self.builder_config.name
+        for i in range(count):
+            image = encoded(80 * (i % 3) + 20 + i)
+            if kind == "corrupt" and i == 4:
+                image = image[: len(image) // 2]
+            label = -1 if kind == "unlabelled" and i == 2 else i % 3
+            name = "mask" if kind == "masks" else "label"
+            yield i, {"image": io.BytesIO(image), name: label}
+
+
+@pytest.fixture(scope="module")
+def shades(tmp_path_factory):
+    """Return the data folder that holds the prepared data sets."""
+    root = tmp_path_factory.mktemp("tensorflow_datasets")
+    for config in Shades.BUILDER_CONFIGS:
+        Shades(config=config.name, data_dir=root).download_and_prepare()
+    return root
+
+
+# Folders
+
+
+def test_a_folder_gives_its_files_with_their_classes_in_order(folder):
+    source = data.open_source(folder, "train")
+    assert source.class_names == ("cat", "dog", "emu")
+    assert (source.count, source.corrupt) == (9, ())
+    images, labels = images_and_labels(source)
+    assert labels == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert images[4] == (folder / "train/dog/1.png").read_bytes()
+
+
+def test_folders_read_as_tensorflow_datasets_own_image_folder_reads_them(folder):
+    builder = tfds.folder_dataset.ImageFolder(folder)
+    source = data.open_source(folder, "train")
+    assert list(source.class_names) == builder.info.features["label"].names
+    expected = builder.as_dataset(split="train", as_supervised=True)
+    ours = {
+        (tf.io.decode_image(image).numpy().tobytes(), label)
+        for image, label in source.examples.as_numpy_iterator()
+    }
+    assert ours == {(i.tobytes(), int(k)) for i, k in expected.as_numpy_iterator()}
 
 
 @pytest.mark.parametrize("name", ["validation", "val", "test"])
-def test_validation_images_may_be_called_val_or_test(tmp_path, name):
-    assert open_source(write_folder(tmp_path, [name]), "validation").count == 12
+def test_validation_images_may_be_in_any_of_three_folders(folder, name):
+    (folder / "test").rename(folder / name)
+    assert data.open_source(folder, "validation").count == 9
 
 
-def test_class_folders_that_are_numbers_are_sorted_by_number(tmp_path):
-    # ImageNet-V2 is kept so; by name, "10" would come before "2".
-    write_folder(tmp_path, ["test"], ["0", "2", "10"], count=1)
-    assert open_source(tmp_path, "test").class_names == ("0", "2", "10")
+def test_any_split_folder_that_exists_can_be_named(folder):
+    (folder / "train").rename(folder / "holdout")
+    assert data.open_source(folder, "holdout").count == 9
 
 
-def test_validation_folders_are_matched_to_the_training_classes_by_name(tmp_path):
-    write_folder(tmp_path, ["train"], ["ant", "bee", "cat"], count=1)
-    write_folder(tmp_path, ["test"], ["ant", "cat"], count=1)
-    names = open_source(tmp_path, "train").class_names
-    assert labels(open_source(tmp_path, "test", class_names=names)) == [0, 2]
+def test_a_missing_split_is_reported_with_what_is_there(folder):
+    shutil.rmtree(folder / "test")
+    message = "'validation' or 'val' or 'test' in .*photos. Received: train"
+    with pytest.raises(ValueError, match=message):
+        data.open_source(folder, "validation")
 
 
-def test_hidden_files_are_no_images(tmp_path):
-    write_folder(tmp_path, ["train"])
-    (tmp_path / "train" / "cat" / "._0.jpg").write_bytes(b"resource fork")
-    (tmp_path / "train" / ".DS_Store").write_bytes(b"")
-    assert open_source(tmp_path, "train").count == 12
+def test_class_folders_that_are_numbers_are_sorted_as_numbers(tmp_path):
+    names = [str(i) for i in range(12)]
+    write(tmp_path, {f"train/{n}/x.png": encoded(int(n)) for n in names})
+    source = data.open_source(tmp_path, "train")
+    assert source.class_names == tuple(names)
+    assert images_and_labels(source)[0][2] == encoded(2)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_corrupt_images_are_left_out_counted_and_named(tmp_path, content, caplog):
-    write_folder(tmp_path, ["train"])
-    bad = tmp_path / "train" / "cat" / "2.jpg"
-    # None: the second half of the file is missing.
-    size = bad.stat().st_size // 2
-    bad.write_bytes(bad.read_bytes()[:size] if content is None else content)
-    source = open_source(tmp_path, "train")
-    assert source.corrupt == (str(bad),)
-    assert (source.count, labels(source)) == (11, [0] * 5 + [1] * 6)
-    assert "1 of 12 images" in caplog.text and str(bad) in caplog.text
+def test_class_folders_are_sorted_as_text_if_one_is_no_number(tmp_path):
+    files = {f"train/{n}/x.png": encoded(9) for n in ("10", "9", "a", "B")}
+    source = data.open_source(write(tmp_path, files), "train")
+    assert source.class_names == ("10", "9", "B", "a")
 
 
-def test_a_class_without_a_readable_image_is_an_error(tmp_path):
-    write_folder(tmp_path, ["train"], count=1)
-    (tmp_path / "train" / "cat" / "0.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="no readable image of cat"):
-        open_source(tmp_path, "train")
+def test_validation_folders_get_the_labels_of_the_training_classes(folder):
+    shutil.rmtree(folder / "test/cat")
+    names = ("emu", "cat", "dog")
+    source = data.open_source(folder, "validation", class_names=names)
+    assert source.class_names == names
+    images, labels = images_and_labels(source)
+    assert labels == [2, 2, 2, 0, 0, 0]
+    assert images[0] == (folder / "test/dog/0.png").read_bytes()
 
 
-def test_without_the_check_nothing_is_left_out(tmp_path):
-    write_folder(tmp_path, ["train"])
-    (tmp_path / "train" / "cat" / "2.jpg").write_bytes(b"no image")
-    assert open_source(tmp_path, "train", check_images=False).count == 12
-
-
-def empty_class(root):
-    write_folder(root, ["train"])
-    (root / "train" / "bird").mkdir()
-
-
-def other_files(root):
-    write_folder(root, ["train"])
-    write_image(root / "train" / "bird" / "0.webp")
-
-
-def one_class(root):
-    write_folder(root, ["train"], ["cat"])
-
-
-def no_classes(root):
-    write_image(root / "train" / "0.jpg")
-
-
-def no_split(root):
-    write_folder(root, ["images"])
+def test_a_folder_that_is_no_training_class_is_named(folder):
+    with pytest.raises(ValueError, match="lacks: dog, emu"):
+        data.open_source(folder, "test", class_names=("cat", "yak"))
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("file", "content"),
+    [(None, "no file"), ("a.webp", "1 .webp"), (".DS_Store", "no file")],
+)
+def test_a_class_without_images_is_named_with_what_it_holds(folder, file, content):
+    (folder / "train/yak").mkdir()
+    if file:
+        (folder / "train/yak" / file).write_bytes(b"x")
+    with pytest.raises(ValueError, match=f"train/yak holds no image.*{content}"):
+        data.open_source(folder, "train")
+
+
+def test_files_that_are_no_images_are_left_out_and_reported(folder, caplog):
+    write(folder, {"train/cat/a.webp": b"x", "train/dog/notes.txt": b"x"})
+    assert data.open_source(folder, "train").count == 9
+    assert "2 files" in caplog.text and ".webp" in caplog.text
+
+
+def test_hidden_files_and_folders_are_ignored_without_a_word(folder, caplog):
+    hidden = ("cat/.DS_Store", "cat/._0.png", "cat/.thumbs/0.png", ".git/0.png")
+    write(folder, {f"train/{name}": b"x" for name in hidden})
+    assert data.open_source(folder, "train").count == 9
+    assert not caplog.records
+
+
+def test_images_in_folders_below_a_class_belong_to_it(folder):
+    write(folder, {"train/dog/more/deep/9.JPEG": encoded(90, "jpg")})
+    assert images_and_labels(data.open_source(folder, "train"))[1].count(1) == 4
+
+
+def test_one_class_is_too_few(tmp_path):
+    write(tmp_path, {"train/cat/1.png": encoded(9)})
+    with pytest.raises(ValueError, match="at least two classes.*cat"):
+        data.open_source(tmp_path, "train")
+
+
+def test_images_without_class_folders_are_refused(tmp_path):
+    write(tmp_path, {"train/1.png": encoded(9)})
+    with pytest.raises(ValueError, match="for each class in .*train"):
+        data.open_source(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["no/such folder", "nosuchdata", "cifar10/nope"])
+def test_what_is_neither_folder_nor_data_set_is_said_to_be_so(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a folder nor"):
+        data.open_source(name, "train", data_dir=tmp_path)
+
+
+def test_a_file_is_no_folder(folder):
+    with pytest.raises(ValueError, match="not a file"):
+        data.open_source(folder / "train/cat/0.png", "train")
+
+
+# Corrupt images
+
+CORRUPT = {
+    "empty.png": b"",
+    "text.jpg": b"not an image",
+    "half.jpg": encoded(50, "jpg")[:-200],
+    "short.jpg": encoded(50, "jpg")[:-1],
+    "progressive.jpg": encoded(50, "jpg", progressive=True)[:-9],
+    "half.png": encoded(50)[:-300],
+    "endless.png": encoded(50)[:-12],
+    "half.bmp": encoded(50, "bmp")[:-300],
+    "half.gif": encoded(50, "gif")[:-300],
+    "bits.bmp": encoded(50, "bmp", "1"),
+}
+
+
+def test_corrupt_images_are_left_out_and_named(folder, caplog):
+    write(folder, {f"train/dog/{name}": image for name, image in CORRUPT.items()})
+    source = data.open_source(folder, "train")
+    images, labels = images_and_labels(source)
+    assert labels == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert images[3] == (folder / "train/dog/0.png").read_bytes()
+    names = {str(folder / "train/dog" / name) for name in CORRUPT}
+    assert set(source.corrupt) == names and len(source.corrupt) == len(names)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "10 of 19 images" in record.message and "and 5 more" in record.message
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode", "options"),
     [
-        (empty_class, "bird holds no image .*Received: nothing"),
-        (other_files, r"Received: \.webp"),
-        (one_class, "at least two classes"),
-        (no_classes, "Expected class folders"),
-        (no_split, "Expected a folder train .*Received: images"),
+        ("jpg", "L", {}),
+        ("jpg", "CMYK", {}),
+        ("jpg", "RGB", {"progressive": True}),
+        ("png", "L", {}),
+        ("png", "LA", {}),
+        ("png", "P", {}),
+        ("png", "1", {}),
+        ("png", "I;16", {}),
+        ("png", "RGBA", {}),
+        ("bmp", "RGB", {}),
+        ("bmp", "L", {}),
+        ("gif", "P", {}),
+        ("gif", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}),
     ],
 )
-def test_a_folder_that_is_none_of_images_by_class_is_refused(tmp_path, make, message):
-    make(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        open_source(tmp_path, "train")
+def test_images_of_every_common_kind_pass_the_check(folder, suffix, mode, options):
+    write(folder, {f"train/cat/new.{suffix}": encoded(99, suffix, mode, **options)})
+    assert data.open_source(folder, "train").corrupt == ()
 
 
-def test_a_class_that_training_did_not_have_is_refused(tmp_path):
-    write_folder(tmp_path, ["test"], ["ant", "bee"], count=1)
-    with pytest.raises(ValueError, match="do not have: bee"):
-        open_source(tmp_path, "test", class_names=("ant", "cat"))
+def test_a_jpeg_that_is_called_png_is_an_image_all_the_same(folder):
+    write(folder, {"train/cat/new.png": encoded(99, "jpg")})
+    assert data.open_source(folder, "train").count == 10
 
 
-def test_what_is_neither_folder_nor_data_set_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no_such_data_set"):
-        open_source("no_such_data_set", "train", data_dir=tmp_path)
+def test_a_class_without_any_readable_image_is_an_error(folder):
+    write(folder, {f"train/dog/{i}.png": b"x" for i in range(3)})
+    with pytest.raises(ValueError, match="no image of these classes.*: dog"):
+        data.open_source(folder, "train")
+
+
+def test_the_check_can_be_left_out(folder):
+    write(folder, {"train/cat/0.png": b"x"})
+    assert data.open_source(folder, "train", check_images=False).count == 9
 
 
 # TensorFlow Datasets
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A data set prepared on disk by TensorFlow Datasets, two images corrupt."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-    root = write_folder(tmp_path_factory.mktemp("images"), ["train", "test"])
-    files = sorted(root.rglob("train/*/*.jpg"))
+def test_a_prepared_data_set_is_opened_by_its_directory(shades):
+    source = data.open_source(shades / "shades/good/1.0.0", "train")
+    assert source.class_names == ("night", "dusk", "day")
+    images, labels = images_and_labels(source)
+    expected = {(encoded(80 * (i % 3) + 20 + i), i % 3) for i in range(12)}
+    assert set(zip(images, labels, strict=True)) == expected
 
-    def examples(split):
-        for path in sorted((root / split).rglob("*.*")):
-            data = path.read_bytes()
-            label = ["cat", "dog"].index(path.parent.name)
-            data = data[:40] if path in files[:2] else data
-            yield str(path), {"image": data, "label": label}
 
-    builder = tfds.dataset_builders.AdhocBuilder(
-        name="animals",
-        version="1.0.0",
-        features=tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(),
-                "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-            }
-        ),
-        split_datasets={split: list(examples(split)) for split in ("train", "test")},
-        data_dir=tmp_path_factory.mktemp("tfds"),
+def test_a_data_set_is_opened_by_its_name(shades):
+    by_name = data.open_source("shades/good", "train", data_dir=shades)
+    by_directory = data.open_source(shades / "shades/good/1.0.0", "train")
+    assert images_and_labels(by_name) == images_and_labels(by_directory)
+
+
+def test_a_data_set_is_prepared_when_it_is_not_yet(tmp_path):
+    source = data.open_source("shades/good:1.0.0", "test", data_dir=tmp_path)
+    assert source.count == 6
+    assert (tmp_path / "shades/good/1.0.0/dataset_info.json").is_file()
+
+
+def test_a_data_set_that_may_not_be_downloaded_has_to_be_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="shades/good/1.0.0 is not prepared"):
+        data.open_source("shades/good", "train", data_dir=tmp_path, download=False)
+
+
+def test_a_data_set_always_comes_in_the_same_order(shades):
+    source = data.open_source(shades / "shades/good/1.0.0", "train")
+    again = data.open_source(shades / "shades/good/1.0.0", "train")
+    assert images_and_labels(source) == images_and_labels(source)
+    assert images_and_labels(source) == images_and_labels(again)
+
+
+def test_a_data_sets_test_split_stands_in_for_validation(shades):
+    source = data.open_source(shades / "shades/good/1.0.0", "validation")
+    assert source.count == 6
+
+
+def test_a_slice_of_a_data_set_is_a_split(shades):
+    root = shades / "shades/good/1.0.0"
+    first = images_and_labels(data.open_source(root, "train[:75%]"))
+    rest = images_and_labels(data.open_source(root, "train[75%:]"))
+    whole = images_and_labels(data.open_source(root, "train"))
+    assert (first[0] + rest[0], len(first[0])) == (whole[0], 9)
+
+
+def test_a_split_that_a_data_set_lacks_is_reported_with_those_it_has(shades):
+    with pytest.raises(ValueError, match="'holdout'.*Received: test, train"):
+        data.open_source(shades / "shades/good/1.0.0", "holdout")
+
+
+def test_a_data_sets_labels_are_matched_to_other_classes_by_name(shades):
+    root = shades / "shades/good/1.0.0"
+    names = ("day", "noon", "night", "dusk")
+    images, labels = images_and_labels(data.open_source(root, "train"))
+    matched = data.open_source(root, "train", class_names=names)
+    assert images_and_labels(matched) == (images, [[2, 3, 0][k] for k in labels])
+    with pytest.raises(ValueError, match="lacks: dusk"):
+        data.open_source(root, "train", class_names=("day", "night"))
+
+
+def test_a_data_sets_corrupt_image_is_left_out_and_named(shades, caplog):
+    root = shades / "shades/corrupt/1.0.0"
+    unchecked = images_and_labels(data.open_source(root, "train", check_images=False))
+    short = min(range(12), key=lambda i: len(unchecked[0][i]))
+    source = data.open_source(root, "train")
+    assert source.corrupt == (f"train[{short}]",)
+    assert f"train[{short}]" in caplog.text
+    images, labels = images_and_labels(source)
+    for kept, before in zip((images, labels), unchecked, strict=True):
+        assert kept == before[:short] + before[short + 1 :]
+
+
+@pytest.mark.parametrize("class_names", [None, ("day", "night", "dusk")])
+def test_a_label_that_is_no_class_is_an_error(shades, class_names):
+    with pytest.raises(ValueError, match="1 labels are no class of 0-2.*label -1"):
+        data.open_source(
+            shades / "shades/unlabelled/1.0.0", "train", class_names=class_names
+        )
+
+
+def test_a_data_set_without_labels_is_refused(shades):
+    with pytest.raises(ValueError, match="Expected a feature 'label'"):
+        data.open_source(shades / "shades/masks/1.0.0", "train")
+
+
+def test_the_folder_above_a_data_set_leads_to_it(shades):
+    with pytest.raises(ValueError, match=r"pass .*shades/good/1\.0\.0"):
+        data.open_source(shades / "shades/good", "train")
+
+
+# Imports
+
+
+def test_importing_the_package_imports_no_tensorflow():
+    program = """
+import sys, keras_cvt.data
+assert not {"tensorflow", "tensorflow_datasets"} & {*sys.modules}
+"""
+    # Keras's own TensorFlow backend would import it.
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
     )
-    builder.download_and_prepare()
-    return builder
+    assert result.returncode == 0, result.stderr
 
 
-def test_a_prepared_data_set_is_read_without_its_corrupt_images(prepared, caplog):
-    source = open_source(prepared.data_path, "train")
-    assert source.class_names == ("cat", "dog")
-    assert (source.count, len(source.corrupt)) == (10, 2)
-    assert sorted(labels(source)) == [0] * 4 + [1] * 6
-    assert "2 of 12 images" in caplog.text
-
-
-def test_a_data_sets_test_split_stands_for_its_validation_split(prepared):
-    source = open_source(prepared.data_path, "validation")
-    images = [image for image, _ in source.examples.as_numpy_iterator()]
-    assert source.count == len(images) == 12
-    assert all(tf.io.decode_image(image).shape == (16, 20, 3) for image in images)
-
-
-def test_a_data_sets_order_never_changes(prepared):
-    source = open_source(prepared.data_path, "train")
-    first, second = (
-        [image for image, _ in source.examples.as_numpy_iterator()] for _ in range(2)
-    )
-    assert first == second
-
-
-def test_a_split_that_a_data_set_does_not_have_is_refused(prepared):
-    with pytest.raises(ValueError, match=r"split extra .*Received: \['test', 'train'"):
-        open_source(prepared.data_path, "extra")
-
-
-def test_a_data_set_of_other_classes_is_refused(prepared):
-    with pytest.raises(ValueError, match="instead of ant, cat"):
-        open_source(prepared.data_path, "train", class_names=("ant", "cat"))
+@pytest.mark.parametrize("name", ["tensorflow", "tensorflow_datasets"])
+def test_a_missing_package_comes_with_the_command_that_installs_it(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"pip install keras_cvt\[tensorflow\]"):
+        data.open_source("cifar10", "train", download=False)

@@ -1,0 +1,63 @@
+"""Encoded images: reading, decoding, and finding those that cannot be decoded."""
+
+from typing import TYPE_CHECKING
+
+from keras_cvt.data.imports import tensorflow
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# What `tf.io.decode_image` reads.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+
+
+def parallel() -> dict:
+    """Return the arguments of a map that runs on all cores and keeps the order."""
+    return {"num_parallel_calls": tensorflow().data.AUTOTUNE, "deterministic": True}
+
+
+def read(files: "tf.data.Dataset") -> "tf.data.Dataset":
+    """Turn (path, label) into (encoded image, label)."""
+    tf = tensorflow()
+    return files.map(lambda path, label: (tf.io.read_file(path), label), **parallel())
+
+
+def decode(encoded: "tf.Tensor", channels: int, ratio: int = 1) -> "tf.Tensor":
+    """Decode an image as PIL does; of an animation the first frame.
+
+    Args:
+        encoded: Scalar string: a JPEG, PNG, BMP or GIF file.
+        channels: 3, or 1 for PIL's "L".
+        ratio: Decode JPEG at 1/1, 1/2, 1/4 or 1/8 of its size.
+
+    Returns:
+        uint8, (H, W, channels).
+    """
+    tf = tensorflow()
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(
+            encoded, 3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        ),
+        lambda: tf.io.decode_image(encoded, 3, expand_animations=False),
+    )
+    image.set_shape((None, None, 3))
+    # TensorFlow decodes neither CMYK JPEG, nor BMP, nor GIF to one channel.
+    return image if channels == 3 else tf.image.rgb_to_grayscale(image)
+
+
+def readable(examples: "tf.data.Dataset") -> "tf.data.Dataset":
+    """Keep of (encoded image, label) what can be decoded: (index, label, size).
+
+    Training's own decoder judges, because PIL does not agree with it: PIL reads BMP of
+    one bit, and PNG without an end.
+    """
+    tf = tensorflow()
+
+    def probe(index, example):
+        encoded, label = example
+        # At an eighth of the size, damaged JPEG fails all the same, in less time. The
+        # size is returned so that TensorFlow does not skip the decoding.
+        return index, label, tf.size(decode(encoded, 3, ratio=8))
+
+    return examples.enumerate().map(probe, **parallel()).ignore_errors()

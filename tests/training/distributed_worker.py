@@ -1,0 +1,60 @@
+"""Ten SGD steps on a folder's images: run by test_distribution in its own processes.
+
+python distributed_worker.py KIND IMAGES OUTPUT [freeze]
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import keras
+
+import keras_cvt
+from keras_cvt import StageConfig, data, training
+
+BATCH_SIZE = 8
+
+
+def freeze_batch_norm(model):
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def two_processors():
+    """Make TensorFlow see this machine's processor as two devices."""
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 2,
+    )
+
+
+def main(kind, images, output, *options):
+    if kind == "mirrored":
+        two_processors()
+    recipe = dataclasses.replace(
+        training.FINE_TUNING["pets"],
+        image_size=16,
+        steps=10,
+        learning_rate=0.01,
+        learning_rate_batch=BATCH_SIZE,
+        drop_path_rate=0.0,
+    )
+    config = keras_cvt.CvTConfig(
+        (StageConfig(8, 1, 1, 3, 2, 1), StageConfig(16, 2, 2, 3, 2, 1, cls_token=True))
+    )
+    source = data.open_source(images, "train")
+    held_out = data.open_source(images, "validation")
+    with training.distribute(kind, BATCH_SIZE):
+        keras.utils.set_random_seed(0)
+        run = training.Run(output, {})
+        model = keras_cvt.CvT(config, classes=2, classifier_activation=None)
+        if "freeze" in options:
+            freeze_batch_norm(model)
+        training.fit(model, recipe, source, held_out, run, batch_size=BATCH_SIZE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

@@ -91,7 +91,11 @@ def release(
         ComparisonError: If an output differs: nothing is pushed, the files stay.
         CheckpointError: If the checkpoint cannot be read or does not fit.
         OSError: If it cannot be written or pushed.
+        ValueError: If an export is unknown.
     """
+    unknown = sorted(set(exports) - set(EXPORTS))
+    if unknown:
+        raise ValueError(f"Expected exports of {list(EXPORTS)}. Received: {unknown}")
     folder = Path(folder)
     record = folder.with_name(folder.name + ".json")
     done = _recorded(record, folder, str(checkpoint), repo_id, exports)

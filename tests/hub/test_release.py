@@ -150,6 +150,11 @@ def test_all_goes_on_after_one_that_fails(server, tmp_path, monkeypatch, capsys)
         assert f"org/{weights.repo.split('/')[1]}" in table
 
 
+def test_an_unknown_export_is_answered(tmp_path):
+    with pytest.raises(ValueError, match="caffe"):
+        hub.release(OFFICIAL, REPO, tmp_path / "out", exports=["caffe"])
+
+
 @pytest.mark.parametrize("arguments", [["--all", "x.pth", "hf://o"], ["hf://o/r"]])
 def test_a_wrong_call_is_answered(arguments, capsys):
     assert main(["convert", *arguments]) == 1

@@ -1,4 +1,8 @@
-"""Convert a CvT checkpoint: strict load, comparison, saved file.
+"""Convert a CvT checkpoint: strict load, comparison, saved file or a page of the Hub.
+
+    python conversion/convert.py CvT-13-224x224-IN-1k.pth model.keras
+    python conversion/convert.py cvt13/imagenet hf://org/cvt-13 --dry-run
+    python conversion/convert.py --all hf://org
 
 The same as `keras-cvt convert`; see `python conversion/convert.py --help`.
 """

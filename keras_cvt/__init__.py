@@ -1,7 +1,7 @@
 """CvT (Convolutional vision Transformer, arXiv 2103.15808) for Keras 3."""
 
-from keras_cvt import checkpoints, data, layers, training
-from keras_cvt.builders import CvT, CvT13, CvT21, CvTW24
+from keras_cvt import checkpoints, data, hub, layers, training
+from keras_cvt.builders import CvT, CvT13, CvT21, CvTSimplified, CvTW24
 from keras_cvt.config import CvTConfig, StageConfig
 from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing import decode_predictions, preprocess_input
@@ -13,6 +13,7 @@ __all__ = [
     "CvT",
     "CvT13",
     "CvT21",
+    "CvTSimplified",
     "CvTW24",
     "CvTConfig",
     "CvTModel",
@@ -20,6 +21,7 @@ __all__ = [
     "checkpoints",
     "data",
     "decode_predictions",
+    "hub",
     "layers",
     "list_models",
     "list_weights",

@@ -4,7 +4,7 @@ import os
 
 from keras_cvt import zoo
 from keras_cvt.checkpoints import assign
-from keras_cvt.config import CvTConfig
+from keras_cvt.config import SIMPLIFIED_ARGUMENTS, CvTConfig, simplified
 from keras_cvt.models import CvTModel, build_model
 from keras_cvt.preprocessing import EvalTransform
 from keras_cvt.weights import Checkpoint, resolve
@@ -160,3 +160,44 @@ def _published_builder(function_name, model):
 CvT13 = _published_builder("CvT13", "cvt13")
 CvT21 = _published_builder("CvT21", "cvt21")
 CvTW24 = _published_builder("CvTW24", "cvtw24")
+
+
+def CvTSimplified(  # noqa: D417, N802
+    include_top: bool = True,
+    weights: str | os.PathLike | Checkpoint | None = None,
+    input_tensor=None,
+    input_shape: tuple[int | None, ...] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation="softmax",
+    include_preprocessing: bool = True,
+    name: str = "cvt_simplified",
+    dropout: float = 0.0,
+    **arguments,
+) -> CvTModel:
+    """Build the short CvT of vit-pytorch, which tutorials use."""
+    stages = {n: arguments.pop(n) for n in SIMPLIFIED_ARGUMENTS if n in arguments}
+    return CvT(
+        simplified(dropout, **stages),
+        include_top=include_top,
+        weights=weights,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        include_preprocessing=include_preprocessing,
+        name=name,
+        **arguments,
+    )
+
+
+CvTSimplified.__doc__ += "\n" + _ARGUMENTS.replace(
+    "        **overrides:",
+    """        dropout: After the attention, of its weights, and twice in the MLP.
+        s1_emb_dim: Channels of stage 1; like all that follow, the names and
+            defaults of `vit_pytorch.cvt.CvT`: `s1_emb_kernel`, `s1_emb_stride`,
+            `s1_proj_kernel`, `s1_kv_proj_stride`, `s1_heads`, `s1_depth`,
+            `s1_mlp_mult`, and so on for `s2_` and `s3_`. Heads have 64 channels.
+        **overrides:""",
+).format(weights="None")

@@ -64,9 +64,30 @@ def _parser():
     command = commands.add_parser(
         "convert", help="checkpoint -> strict load -> comparison -> saved file"
     )
-    command.add_argument("checkpoint", help="file, folder, hf://org/repo or tag")
     command.add_argument(
-        "out", help=".keras, .weights.h5, .safetensors, .pth, or a transformers folder"
+        "checkpoint", nargs="?", help="file, folder, hf://org/repo or tag"
+    )
+    command.add_argument(
+        "out",
+        help=".keras, .weights.h5, .safetensors, .pth, a transformers folder, or "
+        "hf://org/repo: write, verify, describe and push a whole repository",
+    )
+    command.add_argument(
+        "--all",
+        action="store_true",
+        help="the seven published weights, to hf://org; goes on where it stopped",
+    )
+    command.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("releases"),
+        help="where repositories are put together (default: releases)",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="leave the repository there, unpushed"
+    )
+    command.add_argument(
+        "--public", action="store_true", help="make new repositories public"
     )
     command.add_argument("--model", help=f"{_MODEL_HELP}; default: recognised")
     command.add_argument("--activation", choices=("quick_gelu", "gelu"))
@@ -306,8 +327,12 @@ def _classify(model, labels, paths, top, unreadable):
 
 
 def _convert(options):
-    from keras_cvt import conversion
+    from keras_cvt import conversion, hub_files
 
+    if options.all or options.out.startswith(hub_files.SCHEME):
+        return _release(options)
+    if options.checkpoint is None:
+        raise ValueError("Expected a checkpoint and where to save it.")
     report = conversion.convert(
         options.checkpoint,
         options.out,
@@ -330,6 +355,52 @@ def _convert(options):
         print(f"reference  largest difference {report.reference_difference:.3g}")
     print(f"saved      {options.out}, largest difference {report.saved_difference:.3g}")
     return 0
+
+
+def _release(options):
+    from keras_cvt import hub, hub_files
+
+    target = options.out.removeprefix(hub_files.SCHEME)
+    how = {"dry_run": options.dry_run, "private": not options.public}
+    if options.all:
+        if options.checkpoint is not None or "/" in target:
+            raise ValueError(
+                "Expected --all hf://org, and no checkpoint. "
+                f"Received: {options.checkpoint or ''} {options.out}"
+            )
+        releases = hub.release_all(target, options.folder, **how)
+    else:
+        if options.checkpoint is None:
+            raise ValueError("Expected a checkpoint before hf://org/repo, or --all.")
+        release = hub.release(
+            options.checkpoint,
+            target,
+            options.folder / target.replace("/", "--"),
+            config=_config(options.model) if options.model else None,
+            activation=options.activation,
+            reference=options.reference,
+            **how,
+        )
+        releases = [release]
+    titles = ["checkpoint", "repository", "compared with", "difference", "written"]
+    rows = [
+        [
+            release.checkpoint,
+            release.repo_id,
+            release.reference,
+            *map(
+                _scientific, (release.reference_difference, release.written_difference)
+            ),
+            release.error or release.commit or f"not pushed: {release.folder}",
+        ]
+        for release in releases
+    ]
+    print(render([*titles, "commit"], rows))
+    return 1 if any(release.error for release in releases) else 0
+
+
+def _scientific(number):
+    return "" if number is None else f"{number:.1e}"
 
 
 if __name__ == "__main__":

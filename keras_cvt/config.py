@@ -39,13 +39,20 @@ class StageConfig:
         padding_kv: Padding of the key and value projections.
         stride_q: Stride of the query projection; the residual needs 1.
         stride_kv: Stride of the key and value projections.
+        head_dim: Channels of a head; None: `embed_dim / num_heads`.
+        scale: The attention's scores are multiplied by `embed_dim ** -0.5`
+            (`"embed_dim"`) or by a head's channels `** -0.5` (`"head_dim"`).
+        shared_kv: Whether keys and values share one convolutional projection, each
+            with a linear layer of its own.
+        embed_drop_rate: Dropout after the embedding; None: `drop_rate`.
 
     Raises:
         ValueError: If the values do not make a network.
 
     Reference:
         Paper section 3 and Table 2; `spec` of the official
-        `lib/models/cls_cvt.py`.
+        `lib/models/cls_cvt.py`. The last four fields: `vit_pytorch/cvt.py` of
+        lucidrains/vit-pytorch.
     """
 
     embed_dim: int
@@ -66,6 +73,10 @@ class StageConfig:
     padding_kv: int = 1
     stride_q: int = 1
     stride_kv: int = 2
+    head_dim: int | None = None
+    scale: str = "embed_dim"
+    shared_kv: bool = False
+    embed_drop_rate: float | None = None
 
     def __post_init__(self):
         validation.check_int(
@@ -75,14 +86,19 @@ class StageConfig:
             patch_stride=self.patch_stride,
         )
         validation.check_int(0, patch_padding=self.patch_padding)
-        validation.check_heads(self.embed_dim, self.num_heads)
+        validation.head_dim(self.embed_dim, self.num_heads, self.head_dim)
         validation.mlp_hidden_dim(self.embed_dim, self.mlp_ratio)
-        validation.check_bool(qkv_bias=self.qkv_bias, cls_token=self.cls_token)
+        validation.check_bool(
+            qkv_bias=self.qkv_bias, cls_token=self.cls_token, shared_kv=self.shared_kv
+        )
+        validation.check_choice(validation.SCALES, scale=self.scale)
         validation.check_rate(
             drop_rate=self.drop_rate,
             attention_drop_rate=self.attention_drop_rate,
             drop_path_rate=self.drop_path_rate,
         )
+        if self.embed_drop_rate is not None:
+            validation.check_rate(embed_drop_rate=self.embed_drop_rate)
         validation.check_projections(
             self.projection,
             self.kernel_size,
@@ -127,6 +143,7 @@ class CvTConfig:
             official code builds its models, or `"gelu"`, exact (erf).
         init: How linear layers start: `"trunc_norm"` (standard deviation 0.02)
             or `"xavier"` (Glorot uniform).
+        final_norm: Whether what reaches the head is normalised.
 
     Raises:
         ValueError: If the values do not make a network.
@@ -147,6 +164,7 @@ class CvTConfig:
     stages: tuple[StageConfig, ...]
     activation: str = "quick_gelu"
     init: str = "trunc_norm"
+    final_norm: bool = True
 
     def __post_init__(self):
         if isinstance(self.stages, (str, Mapping)) or not self.stages:
@@ -166,6 +184,7 @@ class CvTConfig:
         object.__setattr__(self, "stages", stages)
         validation.check_choice(validation.ACTIVATIONS, activation=self.activation)
         validation.check_choice(validation.INITS, init=self.init)
+        validation.check_bool(final_norm=self.final_norm)
 
     def with_overrides(
         self,
@@ -301,7 +320,15 @@ class CvTConfig:
         Returns:
             A dict of JSON types. `activation` and `init` are ours; transformers
             keeps them without reading them.
+
+        Raises:
+            ValueError: If transformers has no name for an option of this network.
         """
+        obstacles = self._without_transformers_name()
+        if obstacles:
+            raise ValueError(
+                f"transformers' configuration cannot express: {', '.join(obstacles)}"
+            )
         lists = {
             theirs: [getattr(stage, ours) for stage in self.stages]
             for ours, theirs in _TRANSFORMERS_FIELDS.items()
@@ -318,6 +345,16 @@ class CvTConfig:
             "init": self.init,
             **lists,
         }
+
+    def _without_transformers_name(self):
+        obstacles = [
+            f"stage {i}'s {field.name}={getattr(stage, field.name)!r}"
+            for i, stage in enumerate(self.stages)
+            for field in fields(stage)
+            if field.name not in _TRANSFORMERS_FIELDS
+            and getattr(stage, field.name) != field.default
+        ]
+        return obstacles if self.final_norm else [*obstacles, "final_norm=False"]
 
 
 def _given(**arguments):
@@ -355,3 +392,81 @@ def _three_stages(embed_dim, num_heads, depth, drop_path_rate):
 CVT_13 = _three_stages((64, 192, 384), (1, 3, 6), (1, 2, 10), drop_path_rate=0.1)
 CVT_21 = _three_stages((64, 192, 384), (1, 3, 6), (1, 4, 16), drop_path_rate=0.1)
 CVT_W24 = _three_stages((192, 768, 1024), (3, 12, 16), (2, 2, 20), drop_path_rate=0.3)
+
+
+# vit-pytorch's names and defaults, a stage each.
+_SIMPLIFIED_STAGES = tuple(
+    {
+        "emb_dim": dim,
+        "emb_kernel": kernel,
+        "emb_stride": stride,
+        "proj_kernel": 3,
+        "kv_proj_stride": 2,
+        "heads": heads,
+        "depth": depth,
+        "mlp_mult": 4,
+    }
+    for dim, kernel, stride, heads, depth in (
+        (64, 7, 4, 1, 1),
+        (192, 3, 2, 3, 2),
+        (384, 3, 2, 6, 10),
+    )
+)
+SIMPLIFIED_ARGUMENTS = tuple(
+    f"s{i}_{name}" for i, s in enumerate(_SIMPLIFIED_STAGES, 1) for name in s
+)
+
+
+def simplified(dropout: float = 0.0, **arguments: int) -> CvTConfig:
+    """Return the configuration of vit-pytorch's short CvT.
+
+    Heads of 64 channels and their scale, one convolution for keys and values, exact
+    GELU, no class token, no norm before the head.
+
+    Args:
+        dropout: After the attention, of its weights, and twice in the MLP.
+        **arguments: vit-pytorch's `s1_emb_dim`, `s1_emb_kernel`, `s1_emb_stride`,
+            `s1_proj_kernel`, `s1_kv_proj_stride`, `s1_heads`, `s1_depth`,
+            `s1_mlp_mult`, and so on for stages 2 and 3.
+
+    Raises:
+        ValueError: If an argument is unknown or out of range.
+
+    Reference:
+        `CvT` of `vit_pytorch/cvt.py`, lucidrains/vit-pytorch.
+    """
+    unknown = sorted(set(arguments) - set(SIMPLIFIED_ARGUMENTS))
+    if unknown:
+        raise ValueError(
+            f"Expected arguments among {', '.join(SIMPLIFIED_ARGUMENTS)}. "
+            f"Received: {unknown}"
+        )
+    stages = []
+    for i, defaults in enumerate(_SIMPLIFIED_STAGES, 1):
+        s = {name: arguments.get(f"s{i}_{name}", v) for name, v in defaults.items()}
+        validation.check_int(
+            1, **{f"s{i}_{n}": s[n] for n in ("emb_kernel", "proj_kernel")}
+        )
+        stages.append(
+            StageConfig(
+                s["emb_dim"],
+                s["depth"],
+                s["heads"],
+                s["emb_kernel"],
+                s["emb_stride"],
+                s["emb_kernel"] // 2,
+                mlp_ratio=s["mlp_mult"],
+                qkv_bias=False,
+                drop_rate=dropout,
+                attention_drop_rate=dropout,
+                kernel_size=s["proj_kernel"],
+                padding_q=s["proj_kernel"] // 2,
+                padding_kv=s["proj_kernel"] // 2,
+                stride_kv=s["kv_proj_stride"],
+                head_dim=64,
+                scale="head_dim",
+                shared_kv=True,
+                embed_drop_rate=0.0,
+            )
+        )
+    return CvTConfig(tuple(stages), activation="gelu", final_norm=False)

@@ -1,4 +1,4 @@
-"""The second road in one function: read, map, load strictly, compare, save."""
+"""The second road up to a saved file: read, map, load strictly, compare, save."""
 
 import os
 import tempfile
@@ -17,6 +17,7 @@ from keras_cvt.checkpoints import (
 )
 from keras_cvt.config import CvTConfig
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_cvt.models import CvTModel
 
 # Float32 outputs of two correct implementations differ by about 1e-6.
 TOLERANCE = 2e-5
@@ -47,6 +48,27 @@ class ConversionReport:
     entries: int
     reference_difference: float | None
     saved_difference: float
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A network with its weights, compared and not yet saved.
+
+    Attributes:
+        model: Takes normalised images, gives logits.
+        source: The checkpoint that the weights come from.
+        entries: Number of arrays that were loaded.
+        images: What it was compared on, normalised (B, H, W, C).
+        logits: What it computes from them.
+        reference_difference: See `ConversionReport`.
+    """
+
+    model: CvTModel
+    source: weights.Checkpoint
+    entries: int
+    images: np.ndarray
+    logits: np.ndarray
+    reference_difference: float | None
 
 
 def convert(
@@ -83,6 +105,39 @@ def convert(
     """
     out = Path(out)
     save = _saver(out)
+    done = load(checkpoint, config, activation, reference, tolerance)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as folder:
+        # Compared under another name: what differs never takes the real one.
+        written = Path(folder) / out.name
+        save(classifier(done.model) if out.suffix == ".keras" else done.model, written)
+        saved_difference = _compare_saved(
+            written, done.model, done.images, done.logits, tolerance
+        )
+        _move(written, out)
+    return ConversionReport(
+        layout=done.source.layout,
+        config=done.model.cvt_config,
+        classes=done.source.classes,
+        entries=done.entries,
+        reference_difference=done.reference_difference,
+        saved_difference=saved_difference,
+    )
+
+
+def load(
+    checkpoint: str | os.PathLike,
+    config: CvTConfig | None = None,
+    activation: str | None = None,
+    reference: str | os.PathLike | None = None,
+    tolerance: float = TOLERANCE,
+) -> Converted:
+    """Read, map, load strictly and compare; the arguments are `convert`'s.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+        ComparisonError: If the outputs differ from the reference's.
+    """
     source = weights.resolve(checkpoint)
     config = config or source.config or _recognise(source)
     if source.classes is None:
@@ -96,27 +151,14 @@ def convert(
     if reference is not None:
         images, expected = _read_reference(reference)
         logits = model.predict(images, verbose=0)
-        reference_difference = _compare(logits, expected, tolerance, "the reference")
+        reference_difference = compare(logits, expected, tolerance, "the reference")
     else:
         images = np.random.default_rng(0).standard_normal(
             (2, *model.eval_transform.image_size, source.channels), dtype="float32"
         )
         logits = model.predict(images, verbose=0)
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as folder:
-        # Compared under another name: what differs never takes the real one.
-        written = Path(folder) / out.name
-        save(_classifier(model) if out.suffix == ".keras" else model, written)
-        saved_difference = _compare_saved(written, model, images, logits, tolerance)
-        _move(written, out)
-    return ConversionReport(
-        layout=source.layout,
-        config=model.cvt_config,
-        classes=source.classes,
-        entries=len(report.loaded),
-        reference_difference=reference_difference,
-        saved_difference=saved_difference,
+    return Converted(
+        model, source, len(report.loaded), images, logits, reference_difference
     )
 
 
@@ -132,7 +174,7 @@ def _build(config, source, activation):
     )
 
 
-def _classifier(model):
+def classifier(model: CvTModel) -> CvTModel:
     """Return the network as people use it: pixels in, probabilities out."""
     channels = model.input.shape[-1]
     classifier = builders.CvT(
@@ -179,7 +221,14 @@ def _read_reference(path):
         return archive["input"], archive["logits"]
 
 
-def _compare(logits, expected, tolerance, what):
+def compare(
+    logits: np.ndarray, expected: np.ndarray, tolerance: float, what: str
+) -> float:
+    """Return the largest difference of two outputs (B, classes).
+
+    Raises:
+        ComparisonError: If it is more than `tolerance`, or no number.
+    """
     if logits.shape != expected.shape:
         raise ComparisonError(
             f"Logits of shape {logits.shape} cannot be compared with {what}, "
@@ -227,7 +276,7 @@ def _compare_saved(path, model, images, logits, tolerance):
         saved, expected = keras.models.clone_model(model), logits
         load_checkpoint(saved, path)
     outputs = saved.predict(images.astype("float32"), verbose=0)
-    return _compare(outputs, expected, tolerance, "what was saved")
+    return compare(outputs, expected, tolerance, "what was saved")
 
 
 def _move(written, out):

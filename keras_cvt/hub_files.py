@@ -10,8 +10,13 @@ from typing import Any
 SCHEME = "hf://"
 
 # What a repository may hold, best first: the format that cannot run code, then the
-# one that holds arrays only, then pickles (read by a restricted reader).
-CHECKPOINT_FILES = ("model.safetensors", "tf_model.h5", "pytorch_model.bin")
+# ones that hold arrays only, then pickles (read by a restricted reader).
+CHECKPOINT_FILES = (
+    "model.safetensors",
+    "tf_model.h5",
+    "model.weights.h5",
+    "pytorch_model.bin",
+)
 
 _MAX_CONFIG_BYTES = 4 * 2**20
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -21,8 +26,15 @@ def check_repo_id(repo_id: str) -> None:
     """Raise ValueError unless `repo_id` reads like `org/repo`."""
     if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
         raise ValueError(
-            f"Expected a Hub repository as 'hf://org/repo'. Received: {repo_id!r}"
+            "Expected a model repository of the Hub as 'hf://org/repo'. "
+            f"Received: {repo_id!r}"
         )
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Return repository and revision of `org/repo@revision`, or None for the latter."""
+    repo_id, _, revision = name.partition("@")
+    return repo_id, revision or None
 
 
 def find_checkpoint(folder: Path) -> Path:
@@ -75,20 +87,20 @@ def download_checkpoint(
     )
 
 
-def download_config(repo_id: str, revision: str | None = None) -> dict[str, Any] | None:
-    """Return a repository's `config.json`, or None if it has none to be had.
+def download_optional(
+    repo_id: str, name: str, revision: str | None = None
+) -> Path | None:
+    """Download a file that a repository may lack; None if there is none to be had.
 
     Ask after the checkpoint: without a network only what came with it is cached.
 
     Raises:
-        ValueError: If the file is no JSON object of a sane size.
         OSError: As `download_checkpoint`.
     """
     try:
-        path = _download(repo_id, "config.json", revision, False)
+        return _download(repo_id, name, revision, False)
     except _NotCachedError:
         return None
-    return None if path is None else read_config(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -103,7 +115,7 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"Expected JSON in {path}: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"Expected a JSON object. Received: {path}")

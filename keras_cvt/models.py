@@ -36,6 +36,7 @@ class CvTModel(keras.Model):
             stages=tuple(stage.config for stage in stages),
             activation=stages[0].activation,
             init=stages[0].init,
+            final_norm=stages[0].final_norm,
         )
 
     @property
@@ -113,20 +114,21 @@ def build_model(
             **_fields(stage),
             activation=config.activation,
             init=config.init,
+            final_norm=config.final_norm,
             dtype=policy,
             name=f"stage{i}",
         )(x)
         x = _feature_map(outputs)
 
     if include_top or pooling == "token":
-        norm = layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="norm")
-        if config.stages[-1].cls_token:
-            _, token = outputs
-            x = norm(token)
-        else:
+        token = outputs[1] if config.stages[-1].cls_token else None
+        x = x if token is None else token
+        if config.final_norm:
+            x = layers.LayerNormalization(epsilon=1e-5, dtype=policy, name="norm")(x)
+        if token is None:
             x = layers.GlobalAveragePooling2D(
                 data_format="channels_last", dtype=policy, name="pool"
-            )(norm(x))
+            )(x)
     elif pooling is not None:
         pool = {
             "avg": layers.GlobalAveragePooling2D,

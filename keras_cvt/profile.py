@@ -59,7 +59,8 @@ def profile(
         )
         parts.append(_stage(f"stage{i}", stage, channels, height, width))
         channels = stage.embed_dim
-    parts.append(PartProfile("norm", (channels,), 2 * channels, 0, 0))
+    if config.final_norm:
+        parts.append(PartProfile("norm", (channels,), 2 * channels, 0, 0))
     if classes:
         parameters = (channels + 1) * classes
         parts.append(PartProfile("head", (classes,), parameters, 0, channels * classes))
@@ -114,17 +115,19 @@ def _block(stage, height, width):
         kv_positions = rows * columns
     queries, keys = positions + token, kv_positions + token
 
-    linear_macs = dim * dim * (2 * queries + 2 * keys)  # q and proj, k and v
-    attention_macs = 2 * queries * keys * dim
+    inner = stage.num_heads * validation.head_dim(dim, stage.num_heads, stage.head_dim)
+    linear_macs = dim * inner * (2 * queries + 2 * keys)  # q and proj, k and v
+    attention_macs = 2 * queries * keys * inner
     mlp_macs = 2 * dim * hidden * queries
     parameters = 4 * dim  # two LayerNorms
-    parameters += 4 * dim * dim + dim * (4 if stage.qkv_bias else 1)
+    parameters += 4 * dim * inner + dim + (3 * inner if stage.qkv_bias else 0)
     parameters += 2 * dim * hidden + hidden + dim
     depthwise_macs = statistics = 0
     if stage.projection == "dw_bn":
         kernel = stage.kernel_size**2 * dim
-        depthwise_macs = kernel * (positions + 2 * kv_positions)
-        parameters += 3 * (kernel + 2 * dim)
-        statistics = 3 * 2 * dim
+        shared = 1 if stage.shared_kv else 2
+        depthwise_macs = kernel * (positions + shared * kv_positions)
+        parameters += (1 + shared) * (kernel + 2 * dim)
+        statistics = (1 + shared) * 2 * dim
     total_macs = linear_macs + attention_macs + mlp_macs + depthwise_macs
     return parameters, statistics, total_macs

@@ -5,6 +5,7 @@ import math
 ACTIVATIONS = ("quick_gelu", "gelu")
 INITS = ("trunc_norm", "xavier")
 PROJECTIONS = ("dw_bn", "avg", "linear")
+SCALES = ("embed_dim", "head_dim")
 
 
 def check_int(minimum: int, **arguments: int) -> None:
@@ -55,14 +56,18 @@ def check_choice(choices: tuple[str, ...], **arguments: str) -> None:
             )
 
 
-def check_heads(embed_dim: int, num_heads: int) -> None:
-    """Raise ValueError unless `embed_dim` splits evenly into `num_heads`."""
+def head_dim(embed_dim: int, num_heads: int, head_dim: int | None = None) -> int:
+    """Return the channels of a head: `head_dim`, or an even share of `embed_dim`."""
     check_int(1, embed_dim=embed_dim, num_heads=num_heads)
+    if head_dim is not None:
+        check_int(1, head_dim=head_dim)
+        return head_dim
     if embed_dim % num_heads:
         raise ValueError(
-            "`embed_dim` must be divisible by `num_heads`. "
+            "`embed_dim` must be divisible by `num_heads`, or `head_dim` be given. "
             f"Received: embed_dim={embed_dim}, num_heads={num_heads}"
         )
+    return embed_dim // num_heads
 
 
 def mlp_hidden_dim(embed_dim: int, mlp_ratio: float) -> int:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from keras_cvt import hub_files, zoo
+from keras_cvt import hub_files, repository, zoo
 from keras_cvt.checkpoints import layouts, readers
 from keras_cvt.config import CvTConfig
 from keras_cvt.preprocessing import EvalTransform
@@ -80,7 +81,7 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
 
     Args:
         weights: A published tag, the path of a checkpoint file or of a folder with
-            one, or `"hf://org/repo"`.
+            one, or `"hf://org/repo"`, also `"hf://org/repo@revision"`.
         model: The published model that a bare tag is of.
 
     Raises:
@@ -105,37 +106,62 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
     if path.is_dir():
         path = hub_files.find_checkpoint(path)
     config_path = path.with_name("config.json")
-    return _from_file(
+    return from_file(
         path, hub_files.read_config(config_path) if config_path.is_file() else None
     )
 
 
 def _published(record):
     state, layout = layouts.to_official(readers.read_checkpoint(zoo.fetch(record)))
+    return _as_published(Checkpoint(state, layout), record)
+
+
+def _as_published(checkpoint, record):
     # Trained with QuickGELU, although transformers runs its copies with GELU.
-    return Checkpoint(
-        state,
-        layout,
+    return dataclasses.replace(
+        checkpoint,
         eval_transform=record.eval_transform,
         activation="quick_gelu",
         config=zoo.MODELS[record.model],
     )
 
 
-def _from_hub(repo_id):
+def _from_hub(name):
+    repo_id, revision = hub_files.split_revision(name)
     record = zoo.find_repo(repo_id)
-    if record is not None:
+    if record is not None and revision is None:
         return _published(record)
-    return _from_file(
-        hub_files.download_checkpoint(repo_id), hub_files.download_config(repo_id)
-    )
+    checkpoint = from_file(*repository.download(repo_id, revision))
+    return checkpoint if record is None else _as_published(checkpoint, record)
 
 
-def _from_file(path, json_config):
+def from_file(path: Path, json_config: Mapping[str, Any] | None) -> Checkpoint:
+    """Read a checkpoint file and what a `config.json` tells about it.
+
+    Raises:
+        CheckpointError: If one cannot be read, or they do not belong together.
+    """
     state, layout = layouts.to_official(readers.read_checkpoint(path))
+    json_config = json_config or {}
+    checkpoint = _described(state, layout, json_config, path)
+    if checkpoint.config is not None:
+        repository.check_config(checkpoint.config, state, checkpoint.channels or 1)
+    return checkpoint
+
+
+def _described(state, layout, json_config, path):
+    settings = repository.read_settings(json_config)
+    if settings is not None:
+        return Checkpoint(
+            state,
+            layout,
+            eval_transform=settings.eval_transform,
+            activation=settings.config.activation,
+            config=settings.config,
+            labels=_labels(json_config.get("id2label")),
+        )
     if not layout.startswith("transformers"):
         return Checkpoint(state, layout)
-    json_config = json_config or {}
     activation = json_config.get("activation")
     if activation is None:
         activation = "gelu"

@@ -43,9 +43,9 @@ def weight(key, shape, seed=0):
         return np.float32(0.2) * normal
     if key.endswith("cls_token"):
         return normal
-    if len(shape) == 1:
+    if len(shape) == 1 or key.endswith((".g", ".b")):
         small = np.float32(0.1) * normal
-        return 1 + small if key.endswith(".weight") else small
+        return 1 + small if key.endswith((".weight", ".g")) else small
     return normal / np.float32(np.sqrt(np.prod(shape[1:])))
 
 

@@ -30,16 +30,21 @@ STAGE = {
     "padding_kv": 3,
     "stride_q": 4,
     "stride_kv": 6,
+    "head_dim": 5,
+    "scale": "head_dim",
+    "shared_kv": True,
+    "embed_drop_rate": 0.4,
 }
 CONFIG = CvTConfig(
     stages=(StageConfig(16, 1, 1, 7, 4, 2), StageConfig(**STAGE)),
     activation="gelu",
     init="xavier",
+    final_norm=False,
 )
 
 
 def stage(**changes):
-    return StageConfig(**{**STAGE, "projection": "linear", **changes})
+    return StageConfig(**{**STAGE, "projection": "linear", "head_dim": None, **changes})
 
 
 def test_the_test_stage_leaves_no_field_at_its_default():
@@ -74,6 +79,10 @@ def test_a_published_network_has_the_papers_numbers(
         "padding_kv": 1,
         "stride_q": 1,
         "stride_kv": 2,
+        "head_dim": None,
+        "scale": "embed_dim",
+        "shared_kv": False,
+        "embed_drop_rate": None,
     }
     assert [dataclasses.asdict(stage) for stage in config.stages] == [
         {
@@ -189,7 +198,26 @@ def test_our_activation_key_counts_in_transformers_config():
     assert CvTConfig.from_transformers(values).activation == "quick_gelu"
 
 
-@pytest.mark.parametrize("config", [CONFIG, CVT_13], ids=["gelu", "quick_gelu"])
+# Without what transformers has no name for.
+FOR_TRANSFORMERS = CvTConfig(
+    stages=tuple(
+        dataclasses.replace(
+            stage,
+            head_dim=None,
+            scale="embed_dim",
+            shared_kv=False,
+            embed_drop_rate=None,
+        )
+        for stage in CONFIG.stages
+    ),
+    activation="gelu",
+    init="xavier",
+)
+
+
+@pytest.mark.parametrize(
+    "config", [FOR_TRANSFORMERS, CVT_13], ids=["gelu", "quick_gelu"]
+)
 def test_to_transformers_and_back_is_the_same_config(config):
     values = json.loads(json.dumps(config.to_transformers()))
     assert CvTConfig.from_transformers(values) == config
@@ -259,6 +287,10 @@ BAD_VALUES = [
     ("padding_kv", -1),
     ("stride_q", 0),
     ("stride_kv", 0),
+    ("head_dim", 0),
+    ("scale", "sqrt"),
+    ("shared_kv", 1),
+    ("embed_drop_rate", 1.0),
 ]
 
 

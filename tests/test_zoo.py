@@ -191,4 +191,4 @@ def test_what_is_cached_is_found_without_a_network(hub, name, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub_files.download_checkpoint(RECORD.repo) == first
-    assert hub_files.download_config(RECORD.repo) is None
+    assert hub_files.download_optional(RECORD.repo, "config.json") is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cvt import hub_files
+from keras_cvt import hub_files, repository
 from keras_cvt.checkpoints import assign, layouts, readers
 from keras_cvt.checkpoints.assign import LoadReport
 from keras_cvt.checkpoints.errors import CheckpointError
@@ -32,9 +32,10 @@ def load_checkpoint(
         model: A model of `keras_cvt`.
         source: The path of a file (official `.pth`; transformers'
             `model.safetensors`, `pytorch_model.bin` or `tf_model.h5`;
-            cvt-tensorflow's `.h5`; our own `.weights.h5`), a folder with one of
-            transformers' files, `"hf://org/repo"`, or a dict of numpy arrays in one
-            of these layouts. Format and layout are recognised.
+            cvt-tensorflow's `.h5`; vit-pytorch's state dict; our own `.weights.h5`),
+            a folder with one of transformers' files, `"hf://org/repo"`, or a dict
+            of numpy arrays in one of these layouts. Format and layout are
+            recognised.
         strict: Whether anything missing, unexpected or of a wrong shape is an
             error. Otherwise it is left out, and logged.
         only: Parts to take, such as `("stage0", "stage1")`; the rest of the model
@@ -54,7 +55,8 @@ def load_checkpoint(
     """
     _check_model(model)
     if isinstance(source, str) and source.startswith(hub_files.SCHEME):
-        source = hub_files.download_checkpoint(source.removeprefix(hub_files.SCHEME))
+        name = source.removeprefix(hub_files.SCHEME)
+        source, _ = repository.download(*hub_files.split_revision(name))
     if not isinstance(source, Mapping):
         path = Path(source)
         path = hub_files.find_checkpoint(path) if path.is_dir() else path
@@ -130,6 +132,7 @@ def save_checkpoint(
 
 
 def _check_transformers(config):
+    config.to_transformers(classes=0)  # says so if it has no name for an option
     projections = sorted({stage.projection for stage in config.stages} - {"dw_bn"})
     if projections:
         raise ValueError(

@@ -46,7 +46,8 @@ def official_variables(model: CvTModel) -> dict[str, object]:
     """Return the model's variables by official key.
 
     Raises:
-        CheckpointError: If a layer has variables that no checkpoint knows (LoRA).
+        CheckpointError: If a layer has variables that no checkpoint knows (LoRA,
+            quantisation).
     """
     variables = {}
     # Not all layers: there may be others before the first stage.
@@ -63,6 +64,11 @@ def official_variables(model: CvTModel) -> dict[str, object]:
                     "Checkpoints have no place for LoRA's matrices: save the model "
                     "as `.keras`, or load that file and merge. "
                     f"Received: {variable.path}"
+                )
+            if leaf.endswith("_scale"):
+                raise CheckpointError(
+                    "Checkpoints have no place for quantised weights: save the model "
+                    f"as `.keras`. Received: {variable.path}"
                 )
             if leaf != "token":
                 modules.append(layouts.KERAS_LEAVES[leaf])
@@ -107,8 +113,9 @@ def assign(
             )
         variables = {k: v for k, v in variables.items() if k.split(".")[0] in only}
         state = {k: a for k, a in state.items() if k.split(".")[0] in only}
-    # A backbone needs no head, and nothing is lost when the file has one.
-    unused = {"norm", "head"} - parts
+    # A backbone needs no head, and nothing is lost when the file has one. A norm that
+    # a classifier does not have is another network's.
+    unused = set() if "head" in parts else {"norm", "head"} - parts
     state = {k: a for k, a in state.items() if k.split(".")[0] not in unused}
 
     not_floats = [k for k in variables if k in state and state[k].dtype.kind != "f"]

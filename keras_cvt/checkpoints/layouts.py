@@ -35,6 +35,33 @@ _TRANSFORMERS_MODULES = {
 _OFFICIAL_MODULES = {theirs: ours for ours, theirs in _TRANSFORMERS_MODULES.items()}
 _TRANSFORMERS_TOP = {"norm": "layernorm", "head": "classifier"}
 
+# vit-pytorch's short CvT: module inside a stage or a block -> official name. Beside
+# today's names stand those of its older releases, whose blocks kept norm and function
+# apart (`fn`).
+_VIT_PYTORCH_STAGE = {"0": "patch_embed.proj", "1": "patch_embed.norm"}
+_VIT_PYTORCH_ATTENTION = {
+    "to_q.net.0": "attn.conv_proj_q.conv",
+    "to_q.net.1": "attn.conv_proj_q.bn",
+    "to_q.net.2": "attn.proj_q",
+    "to_kv.net.0": "attn.conv_proj_kv.conv",
+    "to_kv.net.1": "attn.conv_proj_kv.bn",
+    "to_kv.net.2": "attn.proj_kv",
+    "to_out.0": "attn.proj",
+}
+_VIT_PYTORCH_BLOCK = {
+    "0.norm": "norm1",
+    "1.net.0": "norm2",
+    "1.net.1": "mlp.fc1",
+    "1.net.4": "mlp.fc2",
+    "1.norm": "norm2",
+    "1.fn.net.0": "mlp.fc1",
+    "1.fn.net.3": "mlp.fc2",
+} | {
+    f"0.{fn}{theirs}": ours
+    for theirs, ours in _VIT_PYTORCH_ATTENTION.items()
+    for fn in ("", "fn.")
+}
+
 # Keras's name of a variable -> PyTorch's.
 KERAS_LEAVES = {
     "kernel": "weight",
@@ -48,6 +75,10 @@ KERAS_LEAVES = {
 _OFFICIAL_KEY = re.compile(r"(stage\d+|norm|head)\.")
 _TRANSFORMERS_KEY = re.compile(r"(?:cvt\.)?encoder\.stages\.(\d+)\.(.+)")
 _TRANSFORMERS_BLOCK = re.compile(r"layers\.(\d+)\.(.+)")
+_VIT_PYTORCH_KEY = re.compile(
+    r"layers\.(?P<stage>\d+)\."
+    r"(?:2\.layers\.(?P<block>\d+)\.)?(?P<module>.+)\.(?P<leaf>\w+)"
+)
 _KERAS_WEIGHTS_KEY = re.compile(
     r"layers/(?:(?P<top>layer_normalization|dense)"
     r"|conv_transformer_stage(?:_(?P<stage>\d+))?"
@@ -64,7 +95,7 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
 
     Returns:
         The official state dict, and the layout that was recognised: `"official"`,
-        `"transformers"`, `"transformers_tf"`, `"cvt_tensorflow"` or
+        `"transformers"`, `"transformers_tf"`, `"cvt_tensorflow"`, `"vit_pytorch"` or
         `"keras_weights"`, our own `.weights.h5`. BatchNorm's `num_batches_tracked`,
         the seeds of dropout and, of `.weights.h5`, the optimizer are left out; a key
         that the layout does not know keeps its name.
@@ -75,8 +106,9 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
     layout = _recognise(state)
     if layout is None:
         raise CheckpointError(
-            "Expected a CvT checkpoint (official, transformers', TFCvt's or "
-            f"cvt-tensorflow's names). Received names such as {list(state)[:3]}"
+            "Expected a CvT checkpoint (official, transformers', TFCvt's, "
+            "cvt-tensorflow's or vit-pytorch's names). "
+            f"Received names such as {list(state)[:3]}"
         )
     official = {}
     for name, array in state.items():
@@ -91,6 +123,12 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
             name, array = _from_keras_2(name, array)
         if layout.startswith("transformers"):
             name = _from_transformers(name)
+        if layout == "vit_pytorch":
+            name, array = _from_vit_pytorch(name, array)
+        if name.endswith(".attn.proj_kv.weight") and array.ndim == 2:
+            for letter, half in zip("kv", np.split(array, 2), strict=True):
+                official[name.replace("proj_kv", f"proj_{letter}")] = half
+            continue
         official[name] = array
     return official, layout
 
@@ -132,6 +170,29 @@ def _from_transformers(name):
     module, _, leaf = rest.rpartition(".")
     module = _OFFICIAL_MODULES.get(module, module)
     return ".".join(part for part in (prefix, module, leaf) if part)
+
+
+def _from_vit_pytorch(name, array):
+    """Names and shapes of vit-pytorch's short CvT, where all is a convolution."""
+    if name.startswith("to_logits.2."):
+        return name.replace("to_logits.2", "head"), array
+    match = _VIT_PYTORCH_KEY.fullmatch(name)
+    if not match:
+        return name, array
+    module = f"stage{match['stage']}"
+    if match["block"] is None:
+        known = _VIT_PYTORCH_STAGE.get(match["module"])
+    else:
+        module += f".blocks.{match['block']}"
+        known = _VIT_PYTORCH_BLOCK.get(match["module"])
+    if known is None:
+        return name, array
+    leaf = {"g": "weight", "b": "bias"}.get(match["leaf"], match["leaf"])
+    if match["leaf"] in ("g", "b"):  # (1, C, 1, 1)
+        array = array.reshape(-1)
+    elif known.startswith(("attn.proj", "mlp.")) and array.ndim == 4:
+        array = array.reshape(array.shape[:2])  # (out, in, 1, 1)
+    return f"{module}.{known}.{leaf}", array
 
 
 def _from_keras_2(name, array):
@@ -202,4 +263,5 @@ _LAYOUTS = {
     "keras_weights": lambda name: name.startswith("layers/conv_transformer_stage"),
     "transformers": _TRANSFORMERS_KEY.match,
     "official": _OFFICIAL_KEY.match,
+    "vit_pytorch": re.compile(r"layers\.\d+\.2\.layers\.\d+\.0\.").match,
 }

@@ -14,11 +14,11 @@ class ConvAttention(keras.layers.Layer):
 
     The class token, where there is one, skips the convolutions and BatchNorms
     but goes through the linear layers. The scores are scaled by
-    `embed_dim ** -0.5`, whatever the number of heads.
+    `embed_dim ** -0.5`, whatever the number of heads, unless `scale` says otherwise.
 
     Args:
         embed_dim: Channels in and out.
-        num_heads: Attention heads; must divide `embed_dim`.
+        num_heads: Attention heads; must divide `embed_dim` without a `head_dim`.
         qkv_bias: Whether the query, key and value layers have a bias.
         drop_rate: Dropout of the output.
         attention_drop_rate: Dropout of the attention weights.
@@ -30,6 +30,9 @@ class ConvAttention(keras.layers.Layer):
         padding_kv: Padding of the key and value projections.
         stride_q: Stride of the query projection.
         stride_kv: Stride of the key and value projections.
+        head_dim: Channels of a head; None: `embed_dim / num_heads`.
+        scale: `"embed_dim"`, or `"head_dim"`: a head's channels `** -0.5`.
+        shared_kv: Whether keys and values share one `ConvProjection`.
         init: `"trunc_norm"` or `"xavier"`.
         **kwargs: Of `keras.layers.Layer`.
 
@@ -68,12 +71,18 @@ class ConvAttention(keras.layers.Layer):
         padding_kv: int = 1,
         stride_q: int = 1,
         stride_kv: int = 2,
+        head_dim: int | None = None,
+        scale: str = "embed_dim",
+        shared_kv: bool = False,
         init: str = "trunc_norm",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        validation.check_heads(embed_dim, num_heads)
-        validation.check_bool(qkv_bias=qkv_bias, cls_token=cls_token)
+        self.inner_dim = num_heads * validation.head_dim(embed_dim, num_heads, head_dim)
+        validation.check_bool(
+            qkv_bias=qkv_bias, cls_token=cls_token, shared_kv=shared_kv
+        )
+        validation.check_choice(validation.SCALES, scale=scale)
         validation.check_rate(
             drop_rate=drop_rate, attention_drop_rate=attention_drop_rate
         )
@@ -92,17 +101,23 @@ class ConvAttention(keras.layers.Layer):
         self.padding_kv = padding_kv
         self.stride_q = stride_q
         self.stride_kv = stride_kv
+        self.head_dim = head_dim
+        self.scale = scale
+        self.shared_kv = shared_kv
         self.init = init
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: embed_dim})
 
         projection_q = "linear" if projection == "avg" else projection
         self.conv_proj_q = self._conv_proj("q", projection_q, stride_q, padding_q)
-        self.conv_proj_k = self._conv_proj("k", projection, stride_kv, padding_kv)
-        self.conv_proj_v = self._conv_proj("v", projection, stride_kv, padding_kv)
-        self.proj_q = self._linear("proj_q", qkv_bias)
-        self.proj_k = self._linear("proj_k", qkv_bias)
-        self.proj_v = self._linear("proj_v", qkv_bias)
-        self.proj = self._linear("proj", True)
+        if shared_kv:
+            self.conv_proj_kv = self._conv_proj("kv", projection, stride_kv, padding_kv)
+        else:
+            self.conv_proj_k = self._conv_proj("k", projection, stride_kv, padding_kv)
+            self.conv_proj_v = self._conv_proj("v", projection, stride_kv, padding_kv)
+        self.proj_q = self._linear("proj_q", self.inner_dim, qkv_bias)
+        self.proj_k = self._linear("proj_k", self.inner_dim, qkv_bias)
+        self.proj_v = self._linear("proj_v", self.inner_dim, qkv_bias)
+        self.proj = self._linear("proj", embed_dim, True)
         self.attention_dropout = keras.layers.Dropout(
             attention_drop_rate, dtype=self.dtype_policy
         )
@@ -118,14 +133,21 @@ class ConvAttention(keras.layers.Layer):
             name=f"conv_proj_{letter}",
         )
 
-    def _linear(self, name, use_bias):
+    def _linear(self, name, units, use_bias):
         return keras.layers.Dense(
-            self.embed_dim,
+            units,
             use_bias=use_bias,
             kernel_initializer=initializers.linear_kernel(self.init),
             dtype=self.dtype_policy,
             name=name,
         )
+
+    # A method: Keras names what it saves by the attributes that hold it.
+    def conv_projections(self) -> list[ConvProjection]:
+        """Return the projections of q, k and v, or of q and of both others."""
+        if self.shared_kv:
+            return [self.conv_proj_q, self.conv_proj_kv]
+        return [self.conv_proj_q, self.conv_proj_k, self.conv_proj_v]
 
     def build(self, input_shape):
         if input_shape[-1] != self.embed_dim:
@@ -133,10 +155,11 @@ class ConvAttention(keras.layers.Layer):
                 f"Expected tokens (B, T, {self.embed_dim}). "
                 f"Received: input_shape={input_shape}"
             )
-        for conv_proj in (self.conv_proj_q, self.conv_proj_k, self.conv_proj_v):
+        for conv_proj in self.conv_projections():
             conv_proj.build((None, None, None, self.embed_dim))
-        for linear in (self.proj_q, self.proj_k, self.proj_v, self.proj):
+        for linear in (self.proj_q, self.proj_k, self.proj_v):
             linear.build((None, None, self.embed_dim))
+        self.proj.build((None, None, self.inner_dim))
 
     def call(self, inputs, height, width):
         self._check_length(inputs, height, width)
@@ -147,10 +170,15 @@ class ConvAttention(keras.layers.Layer):
         feature_map = ops.reshape(tokens, (-1, height, width, self.embed_dim))
 
         q = self._tokens(self.conv_proj_q(feature_map), token)
-        k = self._tokens(self.conv_proj_k(feature_map), token)
-        v = self._tokens(self.conv_proj_v(feature_map), token)
+        if self.shared_kv:
+            k = v = self._tokens(self.conv_proj_kv(feature_map), token)
+        else:
+            k = self._tokens(self.conv_proj_k(feature_map), token)
+            v = self._tokens(self.conv_proj_v(feature_map), token)
+        head_dim = self.inner_dim // self.num_heads
+        scaled_dim = head_dim if self.scale == "head_dim" else self.embed_dim
         # Scaling the query costs less than scaling the scores.
-        q = self._split_heads(_on_two_axes(self.proj_q, q) * self.embed_dim**-0.5)
+        q = self._split_heads(_on_two_axes(self.proj_q, q) * scaled_dim**-0.5)
         k = self._split_heads(_on_two_axes(self.proj_k, k))
         v = self._split_heads(_on_two_axes(self.proj_v, v))
 
@@ -179,7 +207,7 @@ class ConvAttention(keras.layers.Layer):
 
     def _split_heads(self, x):
         length = ops.shape(x)[1]
-        head_dim = self.embed_dim // self.num_heads
+        head_dim = self.inner_dim // self.num_heads
         if self.num_heads == 1:
             return ops.reshape(x, (-1, 1, length, head_dim))
         x = ops.reshape(x, (-1, length, self.num_heads, head_dim))
@@ -189,7 +217,7 @@ class ConvAttention(keras.layers.Layer):
         length = ops.shape(x)[2]
         if self.num_heads > 1:
             x = ops.transpose(x, (0, 2, 1, 3))
-        return ops.reshape(x, (-1, length, self.embed_dim))
+        return ops.reshape(x, (-1, length, self.inner_dim))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -209,6 +237,9 @@ class ConvAttention(keras.layers.Layer):
             "padding_kv": self.padding_kv,
             "stride_q": self.stride_q,
             "stride_kv": self.stride_kv,
+            "head_dim": self.head_dim,
+            "scale": self.scale,
+            "shared_kv": self.shared_kv,
             "init": self.init,
         }
 

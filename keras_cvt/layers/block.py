@@ -14,7 +14,7 @@ class ConvTransformerBlock(keras.layers.Layer):
 
     Args:
         embed_dim: Channels in and out.
-        num_heads: Attention heads; must divide `embed_dim`.
+        num_heads: Attention heads; must divide `embed_dim` without a `head_dim`.
         mlp_ratio: Hidden width of the MLP, as a multiple of `embed_dim`.
         qkv_bias: Whether the query, key and value layers have a bias.
         drop_rate: Dropout after the attention and twice in the MLP.
@@ -27,6 +27,9 @@ class ConvTransformerBlock(keras.layers.Layer):
         padding_kv: Padding of the key and value projections.
         stride_q: Stride of the query projection; the residual needs 1.
         stride_kv: Stride of the key and value projections.
+        head_dim: Channels of a head; None: `embed_dim / num_heads`.
+        scale: `"embed_dim"` or `"head_dim"`; see `ConvAttention`.
+        shared_kv: Whether keys and values share one `ConvProjection`.
         activation: Of the MLP: `"quick_gelu"` or `"gelu"`.
         init: `"trunc_norm"` or `"xavier"`.
         **kwargs: Of `keras.layers.Layer`.
@@ -64,6 +67,9 @@ class ConvTransformerBlock(keras.layers.Layer):
         padding_kv: int = 1,
         stride_q: int = 1,
         stride_kv: int = 2,
+        head_dim: int | None = None,
+        scale: str = "embed_dim",
+        shared_kv: bool = False,
         activation: str = "quick_gelu",
         init: str = "trunc_norm",
         **kwargs,
@@ -84,6 +90,9 @@ class ConvTransformerBlock(keras.layers.Layer):
             padding_kv=padding_kv,
             stride_q=stride_q,
             stride_kv=stride_kv,
+            head_dim=head_dim,
+            scale=scale,
+            shared_kv=shared_kv,
             init=init,
             dtype=self.dtype_policy,
             name="attn",
@@ -107,9 +116,10 @@ class ConvTransformerBlock(keras.layers.Layer):
             epsilon=1e-5, dtype=self.dtype_policy, name=name
         )
 
-    @property
+    # A method: Keras names what it saves by the attributes that hold it, and a
+    # property that holds layers is one.
     def linear_layers(self) -> list[keras.layers.Dense]:
-        """The layers that `quantize` changes."""
+        """Return the layers that `quantize` changes."""
         attn, mlp = self.attn, self.mlp
         return [attn.proj_q, attn.proj_k, attn.proj_v, attn.proj, mlp.fc1, mlp.fc2]
 

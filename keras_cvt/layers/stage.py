@@ -16,7 +16,7 @@ class ConvTransformerStage(keras.layers.Layer):
     Args:
         embed_dim: Channels of the stage's tokens.
         depth: Number of blocks.
-        num_heads: Attention heads; must divide `embed_dim`.
+        num_heads: Attention heads; must divide `embed_dim` without a `head_dim`.
         patch_size: Kernel size of the embedding.
         patch_stride: Stride of the embedding.
         patch_padding: Zeros added on every side before the embedding.
@@ -35,6 +35,12 @@ class ConvTransformerStage(keras.layers.Layer):
         padding_kv: See `keras_cvt.StageConfig`.
         stride_q: See `keras_cvt.StageConfig`.
         stride_kv: See `keras_cvt.StageConfig`.
+        head_dim: See `keras_cvt.StageConfig`.
+        scale: See `keras_cvt.StageConfig`.
+        shared_kv: See `keras_cvt.StageConfig`.
+        embed_drop_rate: See `keras_cvt.StageConfig`.
+        final_norm: Of the whole network, see `keras_cvt.CvTConfig`: a backbone,
+            which ends before that norm, remembers it here.
         **kwargs: Of `keras.layers.Layer`.
 
     Returns:
@@ -77,8 +83,13 @@ class ConvTransformerStage(keras.layers.Layer):
         padding_kv: int = 1,
         stride_q: int = 1,
         stride_kv: int = 2,
+        head_dim: int | None = None,
+        scale: str = "embed_dim",
+        shared_kv: bool = False,
+        embed_drop_rate: float | None = None,
         activation: str = "quick_gelu",
         init: str = "trunc_norm",
+        final_norm: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -102,9 +113,14 @@ class ConvTransformerStage(keras.layers.Layer):
             padding_kv=padding_kv,
             stride_q=stride_q,
             stride_kv=stride_kv,
+            head_dim=head_dim,
+            scale=scale,
+            shared_kv=shared_kv,
+            embed_drop_rate=embed_drop_rate,
         )
         self.activation = activation
         self.init = init
+        self.final_norm = final_norm
 
         self.patch_embed = ConvEmbed(
             embed_dim,
@@ -116,7 +132,10 @@ class ConvTransformerStage(keras.layers.Layer):
         )
         if cls_token:
             self.cls_token = ClassToken(dtype=self.dtype_policy, name="cls_token")
-        self.dropout = keras.layers.Dropout(drop_rate, dtype=self.dtype_policy)
+        self.dropout = keras.layers.Dropout(
+            drop_rate if embed_drop_rate is None else embed_drop_rate,
+            dtype=self.dtype_policy,
+        )
         self.blocks = BlockStack(
             [
                 ConvTransformerBlock(
@@ -134,6 +153,9 @@ class ConvTransformerStage(keras.layers.Layer):
                     padding_kv=padding_kv,
                     stride_q=stride_q,
                     stride_kv=stride_kv,
+                    head_dim=head_dim,
+                    scale=scale,
+                    shared_kv=shared_kv,
                     activation=activation,
                     init=init,
                     dtype=self.dtype_policy,
@@ -176,6 +198,7 @@ class ConvTransformerStage(keras.layers.Layer):
             **vars(self.config),
             "activation": self.activation,
             "init": self.init,
+            "final_norm": self.final_norm,
         }
         # `quantize` changes the policies of single layers; without them a stage made
         # from the configuration would not have the variables that were saved.
@@ -183,7 +206,7 @@ class ConvTransformerStage(keras.layers.Layer):
             keras.dtype_policies.serialize(layer.dtype_policy)
             if layer.quantization_mode
             else None
-            for layer in self._linear_layers
+            for layer in self._linear_layers()
         ]
         if any(policies):
             config["linear_policies"] = policies
@@ -195,14 +218,15 @@ class ConvTransformerStage(keras.layers.Layer):
         policies = config.pop("linear_policies", None)
         stage = super().from_config(config)
         if policies is not None:
-            for layer, policy in zip(stage._linear_layers, policies, strict=True):
+            for layer, policy in zip(stage._linear_layers(), policies, strict=True):
                 if policy is not None:
                     layer.dtype_policy = keras.dtype_policies.deserialize(policy)
         return stage
 
-    @property
     def _linear_layers(self):
-        return [layer for block in self.blocks.blocks for layer in block.linear_layers]
+        return [
+            layer for block in self.blocks.blocks for layer in block.linear_layers()
+        ]
 
 
 class BlockStack(keras.layers.Layer):

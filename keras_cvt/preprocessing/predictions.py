@@ -45,7 +45,7 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
             "`preds` must be the scores of the ImageNet-1k classes, of shape "
             f"(batch, {_NUM_CLASSES}). Received: shape={scores.shape}"
         )
-    classes = _imagenet_classes()
+    classes = imagenet_classes()
     decoded = []
     for row in scores.astype("float64"):
         best = np.argsort(-row, kind="stable")[:top]
@@ -54,7 +54,7 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
 
 
 @functools.cache
-def _imagenet_classes() -> list[tuple[str, str]]:
+def imagenet_classes() -> list[tuple[str, str]]:
     """Return (wnid, name) of each ImageNet-1k class, in the order of the logits."""
     path = importlib.resources.files("keras_cvt") / "assets/imagenet_class_index.json"
     classes = json.loads(path.read_text(encoding="utf-8"))

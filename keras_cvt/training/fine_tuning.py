@@ -111,9 +111,7 @@ def _enable_lora_in_block(block, rank, targets, alpha):
     for layer in (
         block.norm1,
         block.norm2,
-        attention.conv_proj_q,
-        attention.conv_proj_k,
-        attention.conv_proj_v,
+        *attention.conv_projections(),
     ):
         layer.trainable = False
     for name in _LORA_LAYERS:

@@ -26,10 +26,20 @@ ATTENTION = {
     "padding_kv": 0,
     "stride_q": 1,
     "stride_kv": 3,
+    "head_dim": None,
+    "scale": "embed_dim",
+    "shared_kv": False,
     "init": "xavier",
 }
 BLOCK = {**ATTENTION, "mlp_ratio": 1.5, "activation": "gelu", "drop_path_rate": 0.3}
-STAGE = {**BLOCK, "depth": 2, "patch_size": 3, "patch_stride": 2, "patch_padding": 1}
+EMBEDDING = {
+    "patch_size": 3,
+    "patch_stride": 2,
+    "patch_padding": 1,
+    "embed_drop_rate": 0.4,
+}
+STAGE = {**BLOCK, **EMBEDDING, "depth": 2, "final_norm": False}
+SIMPLIFIED = {"head_dim": 3, "scale": "head_dim", "shared_kv": True}
 
 
 @dataclass
@@ -97,6 +107,15 @@ CASES = {
     "ConvAttention": Case(
         layers.ConvAttention, ATTENTION, TOKENS, TOKENS, 528, 48, SIZE
     ),
+    "ConvAttention_simplified": Case(
+        layers.ConvAttention,
+        {**ATTENTION, **SIMPLIFIED},
+        TOKENS,
+        TOKENS,
+        376,
+        32,
+        SIZE,
+    ),
     "MLP": Case(
         layers.MLP,
         {
@@ -122,6 +141,14 @@ CASES = {
         ((2, 5, 6, 8), (2, 8)),
         trainable=1792,
         not_trainable=96,
+    ),
+    "ConvTransformerStage_simplified": Case(
+        layers.ConvTransformerStage,
+        {**STAGE, **SIMPLIFIED},
+        (2, 9, 12, 3),
+        ((2, 5, 6, 8), (2, 8)),
+        trainable=1488,
+        not_trainable=64,
     ),
     "ImagePreprocessing": Case(
         layers.ImagePreprocessing,

@@ -1,0 +1,104 @@
+"""Fine-tune on a folder of images, push, load back and compare: the whole way.
+
+    python examples/push_fine_tuned.py --data FOLDER --repo me/my-flowers
+
+The folder holds train/ and validation/ (or test/) with a folder of images for each
+class. A push needs a token with the right to write (HF_TOKEN, or `hf auth login`);
+--dry-run writes the repository into a folder instead.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_cvt
+from keras_cvt import conversion, data, hub, training
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--repo", required=True, help="org/name")
+    parser.add_argument("--weights", default="imagenet")
+    parser.add_argument("--model", help="config.json of another network than CvT-13")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--run", default="run", help="folder of the training run")
+    parser.add_argument("--license", help="of your weights, such as apache-2.0")
+    parser.add_argument("--public", action="store_true")
+    parser.add_argument("--dry-run", metavar="FOLDER", help="write there, do not push")
+    options = parser.parse_args()
+
+    images = data.open_source(options.data, "train")
+    held_out = data.open_source(
+        options.data, "validation", class_names=images.class_names
+    )
+    model, accuracy = fine_tune(options, images, held_out)
+    about = hub.About(
+        description=f"Tells {len(images.class_names)} kinds of images apart.",
+        license=options.license,
+        base_model="microsoft/cvt-13" if options.weights == "imagenet" else None,
+        evaluations=[
+            hub.Evaluation(
+                "held-out images", "imagefolder", "accuracy", accuracy, source="owner"
+            )
+        ],
+    )
+    if options.dry_run:
+        difference = hub.write_folder(
+            model,
+            options.dry_run,
+            repo_id=options.repo,
+            labels=images.class_names,
+            about=about,
+        )
+        print(f"Verified within {difference:.1e}: {options.dry_run}")
+        return
+    report = hub.push(
+        model,
+        options.repo,
+        labels=images.class_names,
+        about=about,
+        private=not options.public,
+    )
+    print(f"Verified within {report.difference:.1e}: {report.url}")
+    loaded = hub.load(options.repo, revision=report.commit)
+    size = (1, *model.eval_transform.image_size, 3)
+    pixels = np.random.default_rng(0).uniform(0, 255, size).astype("float32")
+    outputs = [m.predict(pixels, verbose=0) for m in (model, loaded)]
+    print(f"Loaded back within {np.abs(outputs[0] - outputs[1]).max():.1e}")
+
+
+def fine_tune(options, images, held_out):
+    """Return the fine-tuned classifier and its accuracy on the held-out images."""
+    config = keras_cvt.config.CVT_13
+    if options.model:
+        config = keras_cvt.CvTConfig.from_json(options.model)
+    model = keras_cvt.CvT(
+        config,
+        weights={"imagenet": "cvt13/imagenet", "none": None}.get(
+            options.weights, options.weights
+        ),
+        classes=len(images.class_names),
+        classifier_activation=None,
+    )
+    recipe = dataclasses.replace(
+        training.FINE_TUNING["flowers"],
+        steps=options.steps,
+        image_size=options.image_size,
+    )
+    run = training.Run(Path(options.run), {"recipe": recipe.to_dict()})
+    history = training.fit(
+        model, recipe, images, held_out, run, batch_size=options.batch_size
+    )
+    best = keras.models.load_model(run.best)
+    # Trained on logits; people want probabilities.
+    return conversion.classifier(best), max(row["val_accuracy"] for row in history)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""The second road whole: from a checkpoint to a verified folder and its page."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from keras_cvt import conversion, repository, zoo
+from keras_cvt.config import CvTConfig
+from keras_cvt.hub import card, peers
+from keras_cvt.hub.folder import ARTEFACTS, Artefact, write_folder
+from keras_cvt.hub.upload import upload_folder
+from keras_cvt.models import CvTModel
+from keras_cvt.preprocessing.predictions import imagenet_classes
+
+logger = logging.getLogger(__name__)
+
+# A model and a folder -> one exported file or folder in it, verified in its own
+# runtime; it raises `ComparisonError` where that computes something else.
+Export = Callable[[CvTModel, Path], Artefact]
+EXPORTS: Mapping[str, Export] = {}
+
+# Of another program's logits on another library's kernels.
+_PEER_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Release:
+    """What became of one checkpoint, as far as it got.
+
+    Attributes:
+        checkpoint: Its name.
+        repo_id: Where it goes.
+        folder: What was or will be uploaded.
+        reference: What its logits were compared with, or `""`.
+        reference_difference: The largest difference from that.
+        written_difference: The largest difference of what was written.
+        artefacts: Exported files.
+        commit: The commit on the Hub, or None.
+        error: Why it stopped, or `""`.
+    """
+
+    checkpoint: str
+    repo_id: str
+    folder: str
+    reference: str = ""
+    reference_difference: float | None = None
+    written_difference: float | None = None
+    artefacts: tuple[str, ...] = ()
+    commit: str | None = None
+    error: str = ""
+
+
+def release(
+    checkpoint: str | os.PathLike,
+    repo_id: str,
+    folder: str | os.PathLike,
+    *,
+    config: CvTConfig | None = None,
+    activation: str | None = None,
+    reference: str | os.PathLike | None = None,
+    about: card.About | None = None,
+    exports: Sequence[str] = tuple(EXPORTS),
+    dry_run: bool = False,
+    private: bool = True,
+    token: str | None = None,
+) -> Release:
+    """Convert, compare, export, verify, describe and push a checkpoint.
+
+    Every step leaves a record beside `folder`; called again, it goes on after the
+    last one whose files are still what they were.
+
+    Args:
+        checkpoint: As `keras_cvt.conversion.convert`, like the arguments that follow
+            `folder`.
+        repo_id: Such as `"org/repo"`.
+        folder: Where the repository's files are put together, and stay.
+        config: The network, if it does not come with the checkpoint.
+        activation: Against what the checkpoint's origin tells.
+        reference: An `.npz` file of another implementation's outputs; without one,
+            transformers computes them where it is installed.
+        about: What the card says; None tells what is known of published weights.
+        exports: Names of `EXPORTS` to make.
+        dry_run: Whether to stop before the push.
+        private: Whether a repository that is made is private.
+        token: Of the Hub.
+
+    Raises:
+        ComparisonError: If an output differs: nothing is pushed, the files stay.
+        CheckpointError: If the checkpoint cannot be read or does not fit.
+        OSError: If it cannot be written or pushed.
+        ValueError: If an export is unknown.
+    """
+    unknown = sorted(set(exports) - set(EXPORTS))
+    if unknown:
+        raise ValueError(f"Expected exports of {list(EXPORTS)}. Received: {unknown}")
+    folder = Path(folder)
+    record = folder.with_name(folder.name + ".json")
+    done = _recorded(record, folder, str(checkpoint), repo_id, exports)
+    if done is None:
+        # From now on the folder is no longer what an earlier record says.
+        record.unlink(missing_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        done = _write(
+            checkpoint, repo_id, folder, config, activation, reference, about, exports
+        )
+        repository.write_json(record, asdict(done))
+    if dry_run or done.commit is not None:
+        return done
+    report = upload_folder(folder, repo_id, private=private, token=token)
+    done = replace(done, commit=report.commit)
+    repository.write_json(record, asdict(done))
+    return done
+
+
+def release_all(
+    organisation: str,
+    root: str | os.PathLike,
+    *,
+    dry_run: bool = False,
+    private: bool = True,
+    token: str | None = None,
+) -> list[Release]:
+    """Release the seven published weights; one that fails does not stop the others.
+
+    Args:
+        organisation: Of the repositories, which keep their names.
+        root: Folder of the releases' folders.
+        dry_run: As `release`, like the arguments that follow.
+        private: See `release`.
+        token: See `release`.
+    """
+    releases = []
+    for weights in zoo.WEIGHTS:
+        name = weights.repo.split("/")[1]
+        target = weights.name, f"{organisation}/{name}", Path(root) / name
+        logger.info("%s -> %s", *target[:2])
+        try:
+            releases.append(
+                release(*target, dry_run=dry_run, private=private, token=token)
+            )
+        except (ValueError, OSError) as error:
+            releases.append(Release(*map(str, target), error=str(error)))
+    return releases
+
+
+def _recorded(record, folder, checkpoint, repo_id, exports):
+    """Return what an earlier call did, if all of it is still there."""
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        done = Release(**{**values, "artefacts": tuple(values["artefacts"])})
+        sums = repository.read_sums(folder / repository.SUMS)
+        intact = all(repository.sha256(folder / n) == d for n, d in sums.items())
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    same = (done.checkpoint, done.repo_id) == (checkpoint, repo_id)
+    return done if intact and same and done.artefacts == tuple(exports) else None
+
+
+def _write(
+    checkpoint, repo_id, folder, config, activation, reference, about, exports
+) -> Release:
+    done = conversion.load(checkpoint, config, activation, reference)
+    compared, difference = _compared(done, reference)
+    model = conversion.classifier(done.model)
+    artefacts = folder.with_name(folder.name + "-artefacts")
+    made = [EXPORTS[name](model, artefacts) for name in exports]
+    if made:
+        (artefacts / ARTEFACTS).write_text(json.dumps([vars(a) for a in made]))
+    published = _published(checkpoint)
+    labels = done.source.labels or None
+    if published is not None:
+        labels = [label for _, label in imagenet_classes()]
+        about = about or _about(published)
+    written = write_folder(
+        model,
+        folder,
+        repo_id=repo_id,
+        labels=labels,
+        artefacts=artefacts if made else None,
+        about=about,
+        reference_difference=difference,
+    )
+    return Release(
+        str(checkpoint),
+        repo_id,
+        str(folder),
+        compared,
+        difference,
+        written,
+        tuple(exports),
+    )
+
+
+def _compared(done, reference):
+    if reference is not None:
+        return Path(reference).name, done.reference_difference
+    logits = peers.transformers_logits(done.model, done.images)
+    if logits is None:
+        return "", None
+    difference = conversion.compare(
+        done.logits, logits, _PEER_TOLERANCE, "transformers'"
+    )
+    return "transformers", difference
+
+
+def _published(checkpoint):
+    try:
+        return zoo.find(str(checkpoint).removeprefix("hf://"))
+    except zoo.UnknownWeightsError:
+        return zoo.find_repo(str(checkpoint).removeprefix("hf://"))
+
+
+def _about(weights):
+    datasets = ["imagenet-1k"]
+    if "22k" in weights.tag:
+        datasets.append("imagenet-22k")
+    figures = {
+        ("ImageNet-1k", "imagenet-1k", "accuracy"): weights.top1,
+        ("ImageNet-1k", "imagenet-1k", "top-5 accuracy"): weights.top5,
+        ("ImageNet-V2", "imagenet-v2", "accuracy"): weights.imagenet_v2_top1,
+    }
+    return card.About(
+        base_model=weights.repo,
+        converted=True,
+        datasets=datasets,
+        evaluations=[
+            card.Evaluation(*names, value, source="measured by third parties")
+            for names, value in figures.items()
+        ],
+    )

@@ -1,0 +1,230 @@
+"""What is pushed comes back, in every program that people use."""
+
+from pathlib import Path
+
+import hub_models
+import numpy as np
+import pytest
+from hub_client import loopback, run
+
+import keras_cvt
+from keras_cvt import hub, repository
+from keras_cvt.checkpoints import load_checkpoint
+
+REPO = "me/flowers"
+USE = """
+import sys
+sys.path.insert(0, {tests!r})
+import hub_models, keras_cvt, numpy as np
+{load}
+np.save({out!r}, model.predict(hub_models.images(), verbose=0))
+"""
+TRANSFORMERS = """
+import sys
+sys.path.insert(0, {tests!r})
+import hub_models, numpy as np, torch
+from transformers import AutoModelForImageClassification
+from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+model = AutoModelForImageClassification.from_pretrained("me/flowers").eval()
+{replace}
+assert model.config.id2label[3] == "oak"
+x = (hub_models.images() / 255 - IMAGENET_MEAN) / IMAGENET_STD
+with torch.inference_mode():
+    outputs = model(torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float32))
+np.save({out!r}, outputs.logits.numpy())
+"""
+
+
+@pytest.fixture(scope="module", params=["gelu", "quick_gelu"])
+def pushed(request, tmp_path_factory):
+    """A server that a model was pushed to, and the model."""
+    model = hub_models.classifier(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("pushed")
+        with loopback(folder, patch) as server:
+            report = hub.push(model, REPO, labels=hub_models.LABELS)
+            yield server, model, report
+
+
+def in_new_process(code, server, tmp_path, **arguments):
+    out = str(tmp_path / "out.npy")
+    tests = str(Path(__file__).parents[1])
+    run(code.format(tests=tests, out=out, **arguments), server, tmp_path)
+    return np.load(out)
+
+
+LOADS = {
+    "weights": """
+config = hub_models.classifier({activation!r}).cvt_config
+model = keras_cvt.CvT(config, weights="hf://me/flowers", classes=4)
+""",
+    "hub.load": 'model = keras_cvt.hub.load("me/flowers")',
+    "a revision": 'model = keras_cvt.hub.load("me/flowers", revision={commit!r})',
+}
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_a_clean_process_loads_the_same_model(pushed, tmp_path, name):
+    server, model, report = pushed
+    load = LOADS[name].format(
+        activation=model.cvt_config.activation, commit=report.commit
+    )
+    outputs = in_new_process(USE, server, tmp_path, load=load)
+    expected = model.predict(hub_models.images(), verbose=0)
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-6)
+
+
+def test_transformers_opens_the_same_repository(pushed, tmp_path):
+    pytest.importorskip("transformers")
+    server, model, _ = pushed
+    readme = server.repos[REPO]["README.md"].decode()
+    replace = ""
+    if model.cvt_config.activation == "quick_gelu":
+        # As the card tells people to.
+        replace = readme.split("outputs differ.\n\n```python\n")[1].split("```")[0]
+    else:
+        assert "QuickGELU" not in readme
+    outputs = in_new_process(TRANSFORMERS, server, tmp_path, replace=replace)
+    expected = hub_models.logits(model, hub_models.images())
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4)
+
+
+def test_the_repository_is_complete_private_and_made_in_one_commit(pushed):
+    server, _, report = pushed
+    assert server.private[REPO]
+    assert len(server.history[REPO]) == 2  # the Hub's own, and ours
+    assert report.commit == server.head(REPO)
+    assert set(server.repos[REPO]) == {*report.files, ".gitattributes"}
+
+
+def test_every_file_has_its_recorded_hash(pushed, tmp_path):
+    server, _, report = pushed
+    for name, data in server.repos[REPO].items():
+        (tmp_path / name).write_bytes(data)
+    sums = repository.read_sums(tmp_path / repository.SUMS)
+    assert set(sums) == set(report.files) - {repository.SUMS}
+    for name, digest in sums.items():
+        assert repository.sha256(tmp_path / name) == digest
+
+
+def test_labels_and_transform_come_along(pushed, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    server, model, _ = pushed
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert hub.load_labels(REPO) == tuple(hub_models.LABELS)
+    loaded = hub.load(REPO)
+    assert loaded.eval_transform == model.eval_transform
+    assert loaded.cvt_config == model.cvt_config
+    assert loaded.name == "tiny"
+    assert load_checkpoint(loaded, f"hf://{REPO}").missing == ()
+
+
+def test_a_model_pushed_again_unchanged_makes_no_commit(pushed):
+    server, model, report = pushed
+    again = hub.push(model, REPO, labels=hub_models.LABELS)
+    assert again.commit == report.commit
+
+
+def test_a_network_that_transformers_lacks_is_not_offered_to_it(tmp_path, monkeypatch):
+    model = keras_cvt.CvTSimplified(
+        classes=4, s1_emb_dim=8, s2_emb_dim=8, s3_emb_dim=8, s3_depth=1
+    )
+    with loopback(tmp_path, monkeypatch) as server:
+        hub.push(model, REPO)
+        assert b'"model_type": "keras_cvt"' in server.repos[REPO]["config.json"]
+        loaded = hub.load(REPO)
+    assert loaded.cvt_config == model.cvt_config
+    x = hub_models.images()
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0), rtol=0, atol=1e-6
+    )
+
+
+def test_exported_files_come_along_and_leave_with_the_next_push(tmp_path, monkeypatch):
+    exported = tmp_path / "exported"
+    (exported / "saved_model" / "variables").mkdir(parents=True)
+    (exported / "saved_model" / "saved_model.pb").write_bytes(b"graph")
+    (exported / "saved_model" / "variables" / "variables.index").write_bytes(b"index")
+    (exported / "model_int8.tflite").write_bytes(b"flat")
+    (exported / "artefacts.json").write_text(
+        '[{"path": "model_int8.tflite", "format": "LiteRT, int8", "difference": 0.03,'
+        ' "milliseconds": 12.5}]'
+    )
+    model = hub_models.classifier()
+    with loopback(tmp_path, monkeypatch) as server:
+        hub.push(model, REPO, artefacts=exported)
+        files = server.repos[REPO]
+        assert files["saved_model/variables/variables.index"] == b"index"
+        assert "artefacts.json" not in files
+        readme = files["README.md"].decode()
+        assert "| `model_int8.tflite` | LiteRT, int8 | 0.0 | 12.5 | 3.0e-02 |" in readme
+        assert "| `saved_model` | SavedModel | 0.0 |  | not compared |" in readme
+        assert 'Interpreter("model_int8.tflite")' in readme
+        files["notes.txt"] = b"the owner's own"
+        hub.push(model, REPO)
+        files = server.repos[REPO]
+        assert not [name for name in files if "saved_model" in name or "tflite" in name]
+        assert files["notes.txt"] == b"the owner's own"
+
+
+def test_a_download_that_is_cut_half_way_is_complete_in_the_end(
+    pushed, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+
+    server, model, _ = pushed
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    weights = server.repos[REPO]["model.safetensors"]
+    server.cut_after["model.safetensors"] = len(weights) // 2
+    try:
+        loaded = hub.load(REPO)
+    except OSError as error:
+        assert "next call resumes" in str(error)
+        loaded = hub.load(REPO)
+    for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_folder_written_again_holds_nothing_of_before(tmp_path):
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    (exported / "model.tflite").write_bytes(b"flat")
+    model, folder = hub_models.classifier(), tmp_path / "folder"
+    hub.write_folder(model, folder, repo_id=REPO, artefacts=exported)
+    assert (folder / "model.tflite").is_file()
+    (folder / ".writing-killed").mkdir()
+    (folder / ".writing-killed" / "model.weights.h5").write_bytes(b"half")
+    hub.write_folder(model, folder, repo_id=REPO)
+    left = {path.name for path in folder.rglob("*")}
+    assert left == {*repository.read_sums(folder / repository.SUMS), repository.SUMS}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.quantize("int8"), "quantised"),
+        (lambda model: keras_cvt.training.enable_lora(model, 2), "LoRA"),
+    ],
+    ids=["int8", "LoRA"],
+)
+def test_what_no_checkpoint_can_hold_is_not_pushed(tmp_path, change, message):
+    model = hub_models.classifier()
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        hub.write_folder(model, tmp_path, repo_id=REPO)
+
+
+def test_a_backbone_is_no_classifier(tmp_path):
+    config = hub_models.classifier().cvt_config
+    backbone = keras_cvt.CvT(config, include_top=False)
+    with pytest.raises(ValueError, match="ends in its head"):
+        hub.write_folder(backbone, tmp_path, repo_id=REPO)
+
+
+def test_labels_must_be_one_a_class(tmp_path):
+    with pytest.raises(ValueError, match="Expected 4 labels"):
+        hub.write_folder(
+            hub_models.classifier(), tmp_path, repo_id=REPO, labels=["a", "b"]
+        )

@@ -1,0 +1,194 @@
+"""From a checkpoint to a page: every step once, and nothing pushed that differs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import keras
+import numpy as np
+import pytest
+from hub_client import environment, loopback
+
+from keras_cvt import conversion, hub, zoo
+from keras_cvt.cli import main
+from keras_cvt.hub import releasing as road
+from keras_cvt.hub.folder import Artefact
+
+CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
+OFFICIAL = CHECKPOINTS / "official_zip.pth"
+REPO = "me/tiny"
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    with loopback(tmp_path, monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    expected, meta = golden.load("tiny_base")
+    path = tmp_path_factory.mktemp("reference") / "golden.npz"
+    np.savez(path, input=golden.images(meta), logits=expected["logits"])
+    return path
+
+
+def config():
+    return golden.config(golden.load("tiny_base")[1])
+
+
+def test_a_checkpoint_becomes_a_page(server, tmp_path, reference):
+    done = hub.release(
+        OFFICIAL, REPO, tmp_path / "out", config=config(), reference=reference
+    )
+    assert done.commit == server.head(REPO)
+    assert done.reference == "golden.npz" and done.reference_difference <= 2e-5
+    readme = server.repos[REPO]["README.md"].decode()
+    assert f"{done.reference_difference:.1e}" in readme
+    expected, meta = golden.load("tiny_base")
+    scores = hub.load(REPO).predict(
+        255 * (golden.images(meta) * np.float32((0.229, 0.224, 0.225))
+               + np.float32((0.485, 0.456, 0.406))), verbose=0
+    )  # fmt: skip
+    softmax = keras.ops.convert_to_numpy(keras.ops.softmax(expected["logits"]))
+    np.testing.assert_allclose(scores, softmax, rtol=0, atol=2e-5)
+
+
+def test_without_a_reference_transformers_is_asked(tmp_path):
+    pytest.importorskip("transformers")
+    done = hub.release(OFFICIAL, REPO, tmp_path / "x", config=config(), dry_run=True)
+    assert done.reference == "transformers" and done.reference_difference <= 1e-4
+
+
+def test_a_dry_run_leaves_the_folder_and_asks_no_server(server, tmp_path, reference):
+    done = hub.release(
+        OFFICIAL,
+        REPO,
+        tmp_path / "out",
+        config=config(),
+        reference=reference,
+        dry_run=True,
+    )
+    assert done.commit is None and not server.steps
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
+def test_what_is_verified_is_not_done_again(server, tmp_path, reference, monkeypatch):
+    where = (OFFICIAL, REPO, tmp_path / "out")
+    how = {"config": config(), "reference": reference}
+    hub.release(*where, **how, dry_run=True)
+    monkeypatch.setattr(conversion, "load", None)
+    pushed = hub.release(*where, **how)
+    assert pushed.commit == server.head(REPO)
+    steps = dict(server.steps)
+    assert hub.release(*where, **how) == pushed
+    assert server.steps == steps
+
+
+def test_what_was_damaged_is_done_again(tmp_path, reference):
+    where = (OFFICIAL, REPO, tmp_path / "out")
+    how = {"config": config(), "reference": reference, "dry_run": True}
+    hub.release(*where, **how)
+    weights = tmp_path / "out" / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    hub.release(*where, **how)
+    assert weights.read_bytes() == good
+
+
+def test_a_comparison_that_fails_pushes_nothing_and_says_so(
+    server, tmp_path, reference
+):
+    arguments = [
+        "convert",
+        str(CHECKPOINTS / "official_fp16.pth"),
+        f"hf://{REPO}",
+        *("--reference", str(reference), "--folder", str(tmp_path / "out")),
+    ]
+    config().to_json(tmp_path / "tiny.json")
+    assert main([*arguments, "--model", str(tmp_path / "tiny.json")]) == 1
+    assert not server.steps
+
+
+def test_an_export_comes_along_and_a_failing_one_stops_the_push(
+    server, tmp_path, reference, monkeypatch
+):
+    def export(model, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "model.tflite").write_bytes(b"flat")
+        return Artefact("model.tflite", "LiteRT", 1e-6, 9.0)
+
+    def differs(model, folder):
+        export(model, folder)
+        raise conversion.ComparisonError("model.tflite differs")
+
+    monkeypatch.setitem(road.EXPORTS, "litert", differs)
+    where = (OFFICIAL, REPO, tmp_path / "out")
+    how = {"config": config(), "reference": reference, "exports": ["litert"]}
+    with pytest.raises(conversion.ComparisonError, match="model.tflite"):
+        hub.release(*where, **how)
+    assert not server.steps
+    assert (tmp_path / "out-artefacts" / "model.tflite").is_file()
+    monkeypatch.setitem(road.EXPORTS, "litert", export)
+    hub.release(*where, **how)
+    assert server.repos[REPO]["model.tflite"] == b"flat"
+
+
+def test_all_goes_on_after_one_that_fails(server, tmp_path, monkeypatch, capsys):
+    def one(checkpoint, repo_id, folder, **how):
+        if "cvt21" in checkpoint:
+            raise OSError("cut off")
+        return road.Release(checkpoint, repo_id, str(folder), commit="c0ffee")
+
+    monkeypatch.setattr(road, "release", one)
+    assert main(["convert", "--all", "hf://org", "--folder", str(tmp_path)]) == 1
+    table = capsys.readouterr().out
+    assert table.count("c0ffee") == 4 and table.count("cut off") == 3
+    for weights in zoo.WEIGHTS:
+        assert f"org/{weights.repo.split('/')[1]}" in table
+
+
+def test_an_unknown_export_is_answered(tmp_path):
+    with pytest.raises(ValueError, match="caffe"):
+        hub.release(OFFICIAL, REPO, tmp_path / "out", exports=["caffe"])
+
+
+@pytest.mark.parametrize("arguments", [["--all", "x.pth", "hf://o"], ["hf://o/r"]])
+def test_a_wrong_call_is_answered(arguments, capsys):
+    assert main(["convert", *arguments]) == 1
+    assert "Expected" in capsys.readouterr().err
+
+
+@pytest.mark.full_size
+def test_published_weights_get_a_card_that_names_their_source(server, tmp_path):
+    model = "cvt13/imagenet"
+    _, meta = golden.load("cvt13_224x224")
+    from keras_cvt.checkpoints import save_checkpoint
+
+    with pytest.warns(UserWarning, match="exact GELU"):
+        save_checkpoint(golden.model(meta), tmp_path / "served", layout="transformers")
+    served = {p.name: p.read_bytes() for p in (tmp_path / "served").iterdir()}
+    server.repos["microsoft/cvt-13"] = served
+    script = Path(__file__).parents[2] / "conversion" / "convert.py"
+    command = [sys.executable, script, model, "hf://org/cvt-13", "--dry-run"]
+    done = subprocess.run(
+        [*command, "--folder", tmp_path / "releases"],
+        env=environment(server, tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "releases" / "org--cvt-13"
+    readme = (folder / "README.md").read_text()
+    for fact in (
+        "base_model: microsoft/cvt-13",
+        "81.59",
+        "apache-2.0",
+        "third parties",
+    ):
+        assert fact in readme
+    labels = json.loads((folder / "config.json").read_text())["id2label"]
+    assert labels["0"] == "tench"

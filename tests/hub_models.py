@@ -1,0 +1,31 @@
+"""Small classifiers to push, each filled so that nothing is hidden."""
+
+import golden
+import keras
+import numpy as np
+
+import keras_cvt
+from keras_cvt.preprocessing import EvalTransform
+
+LABELS = ["daisy", "rose", "tulip", "oak"]
+
+
+def classifier(activation="gelu", **arguments):
+    _, meta = golden.load("tiny_base")
+    config = golden.config(meta).with_overrides(activation=activation)
+    model = keras_cvt.CvT(config, classes=4, name="tiny", **arguments)
+    golden.fill(model)
+    model.eval_transform = EvalTransform((64, 64), None)
+    return model
+
+
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
+
+
+def logits(model, x):
+    """Return what the head gives before its activation."""
+    head = model.get_layer("head")
+    body = keras.Model(model.input, head.input)
+    features = keras.ops.convert_to_numpy(body(x))
+    return features @ np.asarray(head.kernel) + np.asarray(head.bias)

@@ -1,0 +1,50 @@
+"""ONNX, through Keras's own export (tf2onnx)."""
+
+from pathlib import Path
+
+import keras
+
+from keras_cvt.deploy import graphs
+from keras_cvt.deploy.metadata import KEY
+from keras_cvt.deploy.packages import require
+
+_OPSET = 18
+
+
+def write(
+    model: keras.Model, path: Path, shape: tuple[int | None, ...], metadata: str
+) -> None:
+    """Write an ONNX file that takes `images`, NHWC, and carries `metadata`.
+
+    Args:
+        model: The model.
+        path: Where to write.
+        shape: Of the images, (B, H, W, C).
+        metadata: JSON text.
+    """
+    onnx = require("onnx", "onnx")
+    require("tf2onnx", "onnx")
+    model.export(
+        str(path),
+        format="onnx",
+        input_signature=[keras.InputSpec(shape=shape, dtype="float32", name="images")],
+        opset_version=_OPSET,
+        verbose=False,
+    )
+    proto = onnx.load(path)
+    _rename_outputs(proto.graph, graphs.output_names(model))
+    onnx.helper.set_model_props(proto, {KEY: metadata})
+    onnx.save(proto, path)
+
+
+def _rename_outputs(graph, names):
+    # tf2onnx calls them `identity`, in the flattened order of the model's outputs.
+    new_names = {
+        output.name: name for output, name in zip(graph.output, names, strict=True)
+    }
+    for output in graph.output:
+        output.name = new_names[output.name]
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            for i, tensor in enumerate(tensors):
+                tensors[i] = new_names.get(tensor, tensor)

@@ -6,6 +6,7 @@ import os
 import zipfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import keras
 
@@ -103,7 +104,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
             text = _read_onnx(path)
         else:
             text = _read_openvino(path)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, zipfile.BadZipFile, ElementTree.ParseError) as error:
         raise ValueError(
             f"Expected a file that keras_cvt.deploy.export wrote. Received: {path}"
         ) from error
@@ -114,13 +115,15 @@ def _read_onnx(path):
     from keras_cvt.deploy.packages import require
 
     onnx = require("onnx", "onnx")
-    model = onnx.load(path, load_external_data=False)
+    message = require("google.protobuf.message", "onnx")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except message.DecodeError as error:
+        raise KeyError(KEY) from error
     return {entry.key: entry.value for entry in model.metadata_props}[KEY]
 
 
 def _read_openvino(path):
-    from xml.etree import ElementTree
-
     node = ElementTree.parse(path).find(f"./rt_info/{KEY}")
     if node is None:
         raise KeyError(KEY)

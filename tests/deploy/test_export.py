@@ -252,11 +252,12 @@ def test_verify_refuses_images_that_do_not_fit(folder, model, images, message):
         verify(model, folder / "0.tflite", images)
 
 
-def test_verify_refuses_files_that_export_did_not_write(model, tmp_path):
-    (tmp_path / "m.tflite").write_bytes(b"nothing of ours")
+@pytest.mark.parametrize("file", ["m.tflite", "m.onnx", "m.xml"])
+def test_verify_refuses_files_that_export_did_not_write(model, tmp_path, file):
+    (tmp_path / file).write_bytes(b"nothing of ours")
     images = networks.images(1, 64, 64, 3)
     with pytest.raises(ValueError, match="deploy.export wrote"):
-        verify(model, tmp_path / "m.tflite", images)
+        verify(model, tmp_path / file, images)
     with pytest.raises(FileNotFoundError, match="missing"):
         verify(model, tmp_path / "missing.onnx", images)
 

@@ -13,6 +13,7 @@ import numpy as np
 from keras_cvt import validation
 from keras_cvt.deploy import litert, metadata, onnx, openvino, saved_model
 from keras_cvt.deploy.fuse import fuse as fuse_model
+from keras_cvt.deploy.fused_layers import FusedStage
 from keras_cvt.preprocessing import EvalTransform
 from keras_cvt.preprocessing.predictions import imagenet_labels
 
@@ -98,11 +99,12 @@ def export(
     labels = _labels(labels, model, outputs)
 
     network = fuse_model(model) if fuse else model
+    fused = isinstance(network.stages[0], FusedStage)
     transform = model.eval_transform
     if None not in shape[1:3]:
         transform = EvalTransform(shape[1:3], transform.crop_ratio)
     described = metadata.describe(
-        model, outputs, shape, transform, labels, source_weights, quantization, fuse
+        model, outputs, shape, transform, labels, source_weights, quantization, fused
     )
 
     def write(target):

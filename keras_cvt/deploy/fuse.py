@@ -14,7 +14,8 @@ def fuse(model: keras.Model) -> keras.Model:
       the linear layers, as the class token skips the convolutions.
     - The attention scale becomes part of the query projection.
     - norm2's affine becomes part of the MLP's first layer, and QuickGELU's factor
-      part of both. norm1's affine stays: the convolutions pad with zeros behind it.
+      part of both. norm1's affine stays where convolutions or pooling pad with zeros
+      behind it, and becomes part of `"linear"` projections.
     - Average pooling for keys and values runs once.
     - Where nothing reads a stage's map but all reads its class token, the stage's
       last block computes only the class token.
@@ -92,7 +93,8 @@ def _check_float(model):
         if quantized or lora:
             raise ValueError(
                 "Expected plain float weights: fuse before `quantize`, and fuse no "
-                f"LoRA weights. Received: {layer.path} with "
+                "LoRA weights; `export` takes `fuse=False`. "
+                f"Received: {layer.path} with "
                 f"quantization_mode={quantized!r}, lora_enabled={lora}"
             )
 
@@ -130,16 +132,20 @@ def _fold_stage(stage, fused):
     if stage.config.cls_token:
         _copy(stage.cls_token, fused.cls_token)
     for block, target in zip(stage.blocks.blocks, fused.blocks.blocks, strict=True):
-        _copy(block.norm1, target.norm1)
-        _fold_attention(block.attn, target.attn)
+        if target.norm1.affine:
+            _copy(block.norm1, target.norm1)
+        _fold_attention(block.norm1, block.attn, target.attn)
         _fold_mlp(block.norm2, block.mlp, target.mlp)
 
 
-def _fold_attention(attention, fused):
-    scale = attention.embed_dim**-0.5
-    _assign(fused.proj_q, *(scale * array for array in _arrays(attention.proj_q)))
-    for name in ("proj_k", "proj_v", "proj"):
-        _copy(getattr(attention, name), getattr(fused, name))
+def _fold_attention(norm, attention, fused):
+    for name in ("proj_q", "proj_k", "proj_v"):
+        arrays = _arrays(getattr(attention, name))
+        if attention.projection == "linear":
+            arrays = _behind_norm(norm, *arrays)
+        scale = attention.embed_dim**-0.5 if name == "proj_q" else 1.0
+        _assign(getattr(fused, name), *(scale * array for array in arrays))
+    _copy(attention.proj, fused.proj)
     if attention.projection == "dw_bn":
         if not fused.token_only:
             _fold_norm(attention.conv_proj_q, fused.conv_q)
@@ -156,15 +162,18 @@ def _fold_norm(conv_projection, conv):
 
 
 def _fold_mlp(norm, mlp, fused):
-    gamma, beta = _arrays(norm)
-    kernel, bias = _arrays(mlp.fc1)
     # x * sigmoid(a x) = silu(a x) / a
     factor = 1.702 if mlp.activation == "quick_gelu" else 1.0
-    _assign(
-        fused.fc1, factor * gamma[:, None] * kernel, factor * (bias + beta @ kernel)
-    )
+    arrays = _behind_norm(norm, *_arrays(mlp.fc1))
+    _assign(fused.fc1, *(factor * array for array in arrays))
     kernel, bias = _arrays(mlp.fc2)
     _assign(fused.fc2, kernel / factor, bias)
+
+
+def _behind_norm(norm, kernel, bias=0.0):
+    """Fold a norm's affine into the linear layer behind it."""
+    gamma, beta = _arrays(norm)
+    return gamma[:, None] * kernel, bias + beta @ kernel
 
 
 def _arrays(layer):

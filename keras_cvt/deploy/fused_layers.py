@@ -9,8 +9,39 @@ from keras_cvt.layers.mlp import gelu
 from keras_cvt.layers.padding import pad_map
 
 
+class FusedNorm(keras.layers.Layer):
+    """LayerNorm over the last axis; with `affine=False` what comes before its affine.
+
+    It passes over the tokens less often than Keras's, whose scale and offset are as
+    large as the tokens themselves.
+    """
+
+    def __init__(self, affine, **kwargs):
+        super().__init__(**kwargs)
+        self.affine = affine
+
+    def build(self, input_shape):
+        if self.affine:
+            shape = (input_shape[-1],)
+            self.gamma = self.add_weight(name="gamma", shape=shape)
+            self.beta = self.add_weight(name="beta", shape=shape)
+
+    def call(self, inputs):
+        # In half precision the statistics are float32's, as in Keras's layer.
+        x = ops.cast(inputs, "float32")
+        x = x - ops.mean(x, axis=-1, keepdims=True)
+        variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
+        x = x * ops.rsqrt(variance + 1e-5)
+        if self.affine:
+            x = x * ops.cast(self.gamma, x.dtype) + ops.cast(self.beta, x.dtype)
+        return ops.cast(x, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
 class FusedMLP(keras.layers.Layer):
-    """The MLP of a fused block, of tokens standardised but for norm2's affine.
+    """The MLP of a fused block, of tokens that norm2 only standardised.
 
     `"quick_gelu"` runs as SiLU: its factor of 1.702 is part of both kernels.
     """
@@ -59,9 +90,11 @@ class FusedAttention(keras.layers.Layer):
                 dtype=self.dtype_policy,
                 name="pool_kv",
             )
-        self.proj_q = self._linear("proj_q", config.qkv_bias)
-        self.proj_k = self._linear("proj_k", config.qkv_bias)
-        self.proj_v = self._linear("proj_v", config.qkv_bias)
+        # norm1's offset comes as a bias.
+        bias = config.qkv_bias or config.projection == "linear"
+        self.proj_q = self._linear("proj_q", bias)
+        self.proj_k = self._linear("proj_k", bias)
+        self.proj_v = self._linear("proj_v", bias)
         self.proj = self._linear("proj", True)
 
     def _conv(self, name, stride, padding):
@@ -144,17 +177,22 @@ class FusedAttention(keras.layers.Layer):
 
 
 class FusedBlock(keras.layers.Layer):
-    """One block: norm1 and attention, standardisation and MLP, each with a residual."""
+    """One block: norm1 and attention, norm2 and MLP, each with a residual.
+
+    norm2's affine is part of the MLP; norm1's is part of the linear projections
+    where no convolution or pooling, padded with zeros, comes between.
+    """
 
     def __init__(self, config, activation, token_only=False, **kwargs):
         super().__init__(**kwargs)
         self.token_only = token_only
-        self.norm1 = keras.layers.LayerNormalization(
-            epsilon=1e-5, dtype=self.dtype_policy, name="norm1"
+        self.norm1 = FusedNorm(
+            config.projection != "linear", dtype=self.dtype_policy, name="norm1"
         )
         self.attn = FusedAttention(
             config, token_only, dtype=self.dtype_policy, name="attn"
         )
+        self.norm2 = FusedNorm(False, dtype=self.dtype_policy, name="norm2")
         self.mlp = FusedMLP(
             config.embed_dim,
             validation.mlp_hidden_dim(config.embed_dim, config.mlp_ratio),
@@ -164,13 +202,13 @@ class FusedBlock(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        for layer in (self.norm1, self.attn, self.mlp):
+        for layer in (self.norm1, self.attn, self.norm2, self.mlp):
             layer.build(input_shape)
 
     def call(self, inputs, height, width):
         x = self.attn(self.norm1(inputs), height=height, width=width)
         x = x + (inputs[:, :1] if self.token_only else inputs)
-        return x + self.mlp(standardize(x))
+        return x + self.mlp(self.norm2(x))
 
     def compute_output_shape(self, input_shape):
         return self.attn.compute_output_shape(input_shape)
@@ -221,14 +259,3 @@ class FusedStage(ConvTransformerStage):
 
     def get_config(self):
         return {**super().get_config(), "token_only": self.token_only}
-
-
-def standardize(x):
-    """Return (x - mean) / sqrt(variance + 1e-5) over the last axis.
-
-    In half precision the statistics are float32's, as in Keras's layer.
-    """
-    dtype, x = x.dtype, ops.cast(x, "float32")
-    x = x - ops.mean(x, axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
-    return ops.cast(x * ops.rsqrt(variance + 1e-5), dtype)

@@ -55,24 +55,32 @@ def _quantize(content, path, quantization, images, shape):
     # quantizes a row of activations at a time.
     quantizer = require("ai_edge_quantizer", "litert")
     job = quantizer.quantizer.Quantizer(content)
+    ranges = None
     if quantization == "dynamic_int8":
         job.load_quantization_recipe(quantizer.recipe.dynamic_wi8_afp32())
-        result = job.quantize(enable_progress_report=False)
     else:
-        _add_static_recipe(job, quantizer)
-        ranges = job.calibrate(
-            {"serving_default": list(_batches(images, shape[0] or 1))}
+        recipe = _static_recipe(quantizer)
+        job.load_quantization_recipe(recipe.get_quantization_recipe())
+        calibrator = quantizer.calibrator.Calibrator(
+            content,
+            # The default is a moving average, which cuts off what is rare but large.
+            qsv_update_func=quantizer.calibrator.qsv_utils.min_max_update,
         )
-        result = job.quantize(ranges, enable_progress_report=False)
+        batches = list(_batches(images, shape[0] or 1))
+        calibrator.calibrate({"serving_default": batches}, recipe)
+        ranges = calibrator.get_model_qsvs()
+    result = job.quantize(ranges, enable_progress_report=False)
     result.export_model(str(path))
 
 
-def _add_static_recipe(job, quantizer):
+def _static_recipe(quantizer):
     # All else stays float: norms, softmax, activation and the residual stream lose
     # in 8 bits, and their 8-bit kernels fall off XNNPACK.
+    recipe = quantizer.recipe_manager.RecipeManager()
     names = quantizer.qtyping.TFLOperationName
     for name in (names.FULLY_CONNECTED, names.CONV_2D, names.DEPTHWISE_CONV_2D):
-        job.add_static_config(".*", name, activation_num_bits=8, weight_num_bits=8)
+        recipe.add_static_config(".*", name, activation_num_bits=8, weight_num_bits=8)
+    return recipe
 
 
 def _batches(images: np.ndarray, batch_size: int) -> Iterator[dict[str, np.ndarray]]:

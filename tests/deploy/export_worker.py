@@ -8,6 +8,7 @@ from pathlib import Path
 
 import networks
 
+from keras_cvt.config import CVT_13
 from keras_cvt.deploy import export
 
 # File -> network, format and further arguments.
@@ -41,6 +42,14 @@ FILES = {
 }
 
 
+FULL_SIZE = ("cvt13.tflite", "cvt13.onnx", "cvt13.xml", "cvt13")
+_FORMATS = {".tflite": "litert", ".onnx": "onnx", ".xml": "openvino"}
+
+
+def full_size_model():
+    return networks.build(CVT_13, classes=1000)
+
+
 def model(file):
     name, _, _ = FILES[file]
     return networks.build(networks.CONFIGS[name], input_shape=(None, None, 3))
@@ -48,6 +57,11 @@ def model(file):
 
 def main():
     folder = Path(sys.argv[1])
+    if sys.argv[2:]:
+        for file in FULL_SIZE:
+            format = _FORMATS.get(Path(file).suffix, "tf_saved_model")
+            export(full_size_model(), folder / file, format)
+        return
     for file, (_, format, arguments) in FILES.items():
         arguments = {"image_size": (64, 64)} | arguments
         export(

@@ -25,7 +25,7 @@ CONFIGS = {
     ),
     "linear": CvTConfig(
         stages=(
-            StageConfig(16, 1, 2, 7, 4, 2, projection="linear"),
+            StageConfig(16, 1, 2, 7, 4, 2, projection="linear", qkv_bias=False),
             StageConfig(24, 1, 2, 3, 2, 1, projection="linear", cls_token=True),
         )
     ),

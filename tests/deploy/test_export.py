@@ -21,19 +21,23 @@ tensorflow_only = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported")
+def run_worker(folder, *arguments):
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*paths, *sys.path]),
         "KERAS_BACKEND": "tensorflow",
     }
-    command = [sys.executable, export_worker.__file__, folder]
+    command = [sys.executable, export_worker.__file__, folder, *arguments]
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env=environment
+        command, capture_output=True, text=True, timeout=900, env=environment
     )
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    run_worker(folder)
     return folder
 
 
@@ -51,6 +55,19 @@ def test_every_file_computes_what_its_model_computes(folder, file):
     if result.quantization is None:
         assert result.max_difference <= 2e-5
     assert result.cosine > (0.99 if result.quantization == "int8" else 0.999)
+
+
+@pytest.mark.full_size
+def test_cvt13_in_every_format_is_within_1e_4_on_photos(tmp_path):
+    from skimage import data
+
+    run_worker(tmp_path, "full_size")
+    model = export_worker.full_size_model()
+    photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    images = keras_cvt.preprocess_input(photos, model)
+    for file in export_worker.FULL_SIZE:
+        result = verify(model, tmp_path / file, images)
+        assert result.passed and result.max_difference <= 1e-4, result
 
 
 def test_files_carry_their_metadata(folder):

@@ -59,7 +59,8 @@ class FusedMLP(keras.layers.Layer):
     def call(self, inputs):
         x = self.fc1(ops.reshape(inputs, (-1, inputs.shape[-1])))
         x = ops.silu(x) if self.activation == "quick_gelu" else gelu(x)
-        return ops.reshape(self.fc2(x), ops.shape(inputs))
+        # -1 for the batch: an unknown one costs no shape operators.
+        return ops.reshape(self.fc2(x), (-1, *ops.shape(inputs)[1:]))
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -51,8 +51,7 @@ def write(
 
 
 def _quantize(content, path, quantization, images, shape):
-    # Its results run on XNNPACK as a whole, which the converter's do not, and it
-    # quantizes a row of activations at a time.
+    # What the converter itself quantizes runs mostly outside of XNNPACK.
     quantizer = require("ai_edge_quantizer", "litert")
     job = quantizer.quantizer.Quantizer(content)
     ranges = None

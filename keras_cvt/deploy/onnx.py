@@ -6,6 +6,7 @@ import keras
 
 from keras_cvt.deploy import graphs
 from keras_cvt.deploy.metadata import KEY
+from keras_cvt.deploy.onnx_norms import merge_norms
 from keras_cvt.deploy.packages import require
 
 _OPSET = 18
@@ -32,9 +33,35 @@ def write(
         verbose=False,
     )
     proto = onnx.load(path)
+    _replace_erfc(proto.graph)
+    merge_norms(proto)
     _rename_outputs(proto.graph, graphs.output_names(model))
     onnx.helper.set_model_props(proto, {KEY: metadata})
+    # tf2onnx only logs what it cannot express.
+    onnx.checker.check_model(proto)
     onnx.save(proto, path)
+
+
+def _replace_erfc(graph):
+    """Write the exact GELU's erfc(x), which ONNX has not, as 1 - erf(x)."""
+    import numpy as np
+    import onnx
+
+    one = "erfc/one"
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        erf = f"{node.output[0]}/erf"
+        nodes += [
+            onnx.helper.make_node("Erf", [node.input[0]], [erf]),
+            onnx.helper.make_node("Sub", [one, erf], [node.output[0]]),
+        ]
+    if len(nodes) > len(graph.node):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _rename_outputs(graph, names):

@@ -100,6 +100,13 @@ def test_litert_files_use_builtin_operators_only_and_compute_no_shapes(folder):
             assert not operators & {"SHAPE", "GATHER", "PACK"}
 
 
+@pytest.mark.parametrize("file, blocks", [("model.onnx", 3), ("gelu.onnx", 2)])
+def test_onnx_files_hold_each_blocks_norms_as_one_operator(folder, file, blocks):
+    onnx = pytest.importorskip("onnx")
+    nodes = onnx.load(folder / file).graph.node
+    assert [n.op_type for n in nodes].count("LayerNormalization") == 2 * blocks
+
+
 def encoded(size, format):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (*size, 3), dtype="uint8"))

@@ -147,11 +147,11 @@ def torch_run(args, model):
 # ---------------------------------------------------------------- processes
 
 
-def work(args):
+def work(args, contenders):
     """Serve one contender: a line in, `measure` or `quit`, a line of JSON out."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Nothing that a library prints may get between the replies.
-    run, images = {**CONTENDERS, **MATMULS}[args.worker](args)
+    run, images = contenders[args.worker](args)
     run()
     run()
     replies.write(json.dumps("ready") + "\n")
@@ -182,7 +182,7 @@ class Worker:
             "seconds": args.seconds,
             "config-file": args.config_file,
         }
-        command = [sys.executable, __file__]
+        command = [sys.executable, sys.argv[0]]
         for option, value in options.items():
             command += [f"--{option}", str(value)]
         self.name = name
@@ -406,7 +406,7 @@ def image_gflop(args):
 
 
 def command_line():
-    return shlex.join(["python", "benchmarks/inference.py", *sys.argv[1:]])
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
 
 
 def processor():
@@ -423,9 +423,9 @@ def processor():
     return f"{model}, {os.cpu_count()} CPUs, {' '.join(found) or 'flags unknown'}"
 
 
-def versions():
+def versions(packages=PACKAGES):
     found = [f"Python {platform.python_version()}"]
-    for package in PACKAGES:
+    for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{package} {importlib.metadata.version(package)}")
     return ", ".join(found)
@@ -445,8 +445,8 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(description):
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", choices=MODELS, default="cvt13")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
@@ -472,9 +472,9 @@ def arguments():
 
 
 def main():
-    args = arguments()
+    args = arguments(__doc__.splitlines()[0])
     if args.worker:
-        work(args)
+        work(args, {**CONTENDERS, **MATMULS})
         return
     os.environ.update(environment(args.threads))
     sys.path.insert(0, os.environ["PYTHONPATH"])

@@ -1,6 +1,6 @@
 """CvT (Convolutional vision Transformer, arXiv 2103.15808) for Keras 3."""
 
-from keras_cvt import checkpoints, data, hub, layers, training
+from keras_cvt import checkpoints, data, deploy, hub, layers, training
 from keras_cvt.builders import CvT, CvT13, CvT21, CvTSimplified, CvTW24
 from keras_cvt.config import CvTConfig, StageConfig
 from keras_cvt.models import CvTModel
@@ -21,6 +21,7 @@ __all__ = [
     "checkpoints",
     "data",
     "decode_predictions",
+    "deploy",
     "hub",
     "layers",
     "list_models",

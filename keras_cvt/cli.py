@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from keras_cvt import cli_deploy
 from keras_cvt.tables import render
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
@@ -26,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="keras-cvt", description="CvT for Keras: list, inspect, classify, convert."
+        prog="keras-cvt",
+        description="CvT for Keras: list, inspect, classify, convert, export.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -99,6 +101,8 @@ def _parser():
         "--tolerance", type=float, help="largest difference of a logit"
     )
     command.set_defaults(command=_convert)
+
+    cli_deploy.add_commands(commands, _MODEL_HELP, _classifier, _image_paths)
     return parser
 
 

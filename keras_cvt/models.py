@@ -64,7 +64,8 @@ class CvTModel(keras.Model):
             >>> pyramid = keras.Model(backbone.input, backbone.pyramid_outputs)
 
         Raises:
-            ValueError: If a stage's cumulative stride is no power of 2.
+            ValueError: If a stage's cumulative stride is no power of 2, or if the
+                model was fused into one that computes no last map.
         """
         levels = {}
         stride = 1
@@ -75,7 +76,15 @@ class CvTModel(keras.Model):
                     "Pyramid levels are powers of 2. "
                     f"Received: {stage.name} with a cumulative stride of {stride}"
                 )
-            levels[f"P{stride.bit_length() - 1}"] = _feature_map(stage.output)
+            feature_map = _feature_map(stage.output)
+            if len(feature_map.shape) != 4:
+                raise ValueError(
+                    "Expected stages that compute maps; fuse the pyramid itself, "
+                    "`keras_cvt.deploy.fuse(keras.Model(model.input, "
+                    "model.pyramid_outputs))`. "
+                    f"Received: {stage.name} with only its class token"
+                )
+            levels[f"P{stride.bit_length() - 1}"] = feature_map
         return levels
 
 

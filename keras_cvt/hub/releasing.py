@@ -13,7 +13,7 @@ from keras_cvt.hub import card, peers
 from keras_cvt.hub.folder import ARTEFACTS, Artefact, write_folder
 from keras_cvt.hub.upload import upload_folder
 from keras_cvt.models import CvTModel
-from keras_cvt.preprocessing.predictions import imagenet_classes
+from keras_cvt.preprocessing.predictions import imagenet_labels
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _write(
     published = _published(checkpoint)
     labels = done.source.labels or None
     if published is not None:
-        labels = [label for _, label in imagenet_classes()]
+        labels = imagenet_labels()
         about = about or _about(published)
     written = write_folder(
         model,

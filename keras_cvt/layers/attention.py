@@ -149,6 +149,11 @@ class ConvAttention(keras.layers.Layer):
             return [self.conv_proj_q, self.conv_proj_kv]
         return [self.conv_proj_q, self.conv_proj_k, self.conv_proj_v]
 
+    def score_scale(self) -> float:
+        """Return what the products of queries and keys are multiplied by."""
+        head_dim = self.inner_dim // self.num_heads
+        return (head_dim if self.scale == "head_dim" else self.embed_dim) ** -0.5
+
     def build(self, input_shape):
         if input_shape[-1] != self.embed_dim:
             raise ValueError(
@@ -175,10 +180,8 @@ class ConvAttention(keras.layers.Layer):
         else:
             k = self._tokens(self.conv_proj_k(feature_map), token)
             v = self._tokens(self.conv_proj_v(feature_map), token)
-        head_dim = self.inner_dim // self.num_heads
-        scaled_dim = head_dim if self.scale == "head_dim" else self.embed_dim
         # Scaling the query costs less than scaling the scores.
-        q = self._split_heads(_on_two_axes(self.proj_q, q) * scaled_dim**-0.5)
+        q = self._split_heads(_on_two_axes(self.proj_q, q) * self.score_scale())
         k = self._split_heads(_on_two_axes(self.proj_k, k))
         v = self._split_heads(_on_two_axes(self.proj_v, v))
 

@@ -8,6 +8,14 @@ from keras_cvt.layers.block import ConvTransformerBlock
 from keras_cvt.layers.class_token import ClassToken
 from keras_cvt.layers.conv_embed import ConvEmbed
 
+_NOT_OF_A_BLOCK = (
+    "depth",
+    "patch_size",
+    "patch_stride",
+    "patch_padding",
+    "embed_drop_rate",
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ConvTransformerStage(keras.layers.Layer):
@@ -137,34 +145,23 @@ class ConvTransformerStage(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
         self.blocks = BlockStack(
-            [
-                ConvTransformerBlock(
-                    embed_dim,
-                    num_heads,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    drop_rate=drop_rate,
-                    attention_drop_rate=attention_drop_rate,
-                    drop_path_rate=drop_path_rate * i / max(depth - 1, 1),
-                    cls_token=cls_token,
-                    projection=projection,
-                    kernel_size=kernel_size,
-                    padding_q=padding_q,
-                    padding_kv=padding_kv,
-                    stride_q=stride_q,
-                    stride_kv=stride_kv,
-                    head_dim=head_dim,
-                    scale=scale,
-                    shared_kv=shared_kv,
-                    activation=activation,
-                    init=init,
-                    dtype=self.dtype_policy,
-                    name=str(i),
-                )
-                for i in range(depth)
-            ],
+            [self._block(i) for i in range(depth)],
             dtype=self.dtype_policy,
             name="blocks",
+        )
+
+    def _block(self, i):
+        fields = vars(self.config).copy()
+        for name in _NOT_OF_A_BLOCK:
+            fields.pop(name)
+        rate = fields.pop("drop_path_rate") * i / max(self.config.depth - 1, 1)
+        return ConvTransformerBlock(
+            **fields,
+            drop_path_rate=rate,
+            activation=self.activation,
+            init=self.init,
+            dtype=self.dtype_policy,
+            name=str(i),
         )
 
     def build(self, input_shape):
@@ -182,6 +179,10 @@ class ConvTransformerStage(keras.layers.Layer):
         if self.config.cls_token:
             x = self.cls_token(x)
         x = self.blocks(self.dropout(x), height=height, width=width)
+        return self._outputs(x, height, width)
+
+    def _outputs(self, x, height, width):
+        channels = self.config.embed_dim
         if not self.config.cls_token:
             return ops.reshape(x, (-1, height, width, channels))
         return ops.reshape(x[:, 1:], (-1, height, width, channels)), x[:, 0]

@@ -53,6 +53,11 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     return decoded
 
 
+def imagenet_labels() -> list[str]:
+    """Return the names of the ImageNet-1k classes, in the order of the logits."""
+    return [name for _, name in imagenet_classes()]
+
+
 @functools.cache
 def imagenet_classes() -> list[tuple[str, str]]:
     """Return (wnid, name) of each ImageNet-1k class, in the order of the logits."""

@@ -1,0 +1,257 @@
+"""Exported files on the CPU: keras_cvt's beside PyTorch's, each in its runtime.
+
+Processes, turns and medians are those of `inference.py`. The peers are transformers'
+PyTorch CvT as it is, and its ONNX file on ONNX Runtime and on OpenVINO.
+
+    python benchmarks/deploy.py --output benchmarks/RESULTS.md
+"""
+
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import inference
+from inference import say
+
+BASELINES = ("transformers eager", "PyTorch's ONNX, OpenVINO")
+PACKAGES = (
+    *inference.PACKAGES,
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "onnxruntime",
+    "openvino",
+)
+LITERT = {
+    "keras_cvt LiteRT float32": None,
+    "keras_cvt LiteRT float16": "float16",
+    "keras_cvt LiteRT dynamic_int8": "dynamic_int8",
+    "keras_cvt LiteRT int8": "int8",
+}
+
+
+def files(args, batch_size):
+    """Return the files of a batch size: contender -> path."""
+    folder = Path(args.config_file).parent
+    return {
+        "PyTorch's ONNX, ONNX Runtime": folder / f"torch{batch_size}.onnx",
+        "PyTorch's ONNX, OpenVINO": folder / f"torch{batch_size}.onnx",
+        "keras_cvt SavedModel": folder / f"saved_model{batch_size}",
+        "keras_cvt ONNX, ONNX Runtime": folder / f"keras{batch_size}.onnx",
+        "keras_cvt OpenVINO": folder / f"keras{batch_size}.xml",
+        **{name: folder / f"{q}{batch_size}.tflite" for name, q in LITERT.items()},
+    }
+
+
+# ---------------------------------------------------------------- preparation
+
+
+def prepare_keras(args):
+    from keras_cvt import deploy
+
+    model = inference.keras_model(args)
+    images = inference.pixels(32, args.image_size)
+    for batch_size in args.batch_sizes:
+        paths = files(args, batch_size)
+        options = {"batch_size": batch_size}
+        deploy.export(model, paths["keras_cvt SavedModel"], **options)
+        deploy.export(model, paths["keras_cvt ONNX, ONNX Runtime"], "onnx", **options)
+        deploy.export(model, paths["keras_cvt OpenVINO"], "openvino", **options)
+        for name, quantization in LITERT.items():
+            representative = images if quantization == "int8" else None
+            deploy.export(
+                model,
+                paths[name],
+                "litert",
+                quantization,
+                representative_images=representative,
+                **options,
+            )
+
+
+def prepare_torch(args):
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = inference.transformers_model(args)
+
+        def forward(self, pixels):
+            return self.model(pixels).logits
+
+    for batch_size in args.batch_sizes:
+        pixels = torch.zeros(batch_size, 3, args.image_size, args.image_size)
+        path = files(args, batch_size)["PyTorch's ONNX, OpenVINO"]
+        # The TorchScript exporter needs no further package.
+        torch.onnx.export(
+            Logits().eval(), (pixels,), path, dynamo=False, opset_version=17
+        )
+
+
+PREPARATIONS = {"prepare keras_cvt": prepare_keras, "prepare torch": prepare_torch}
+
+
+# ---------------------------------------------------------------- contenders
+
+
+def exported(args):
+    """Return the call of a file that keras_cvt exported."""
+    from keras_cvt.deploy import runtimes
+
+    path = files(args, args.batch_size)[args.worker]
+    if path.is_dir():
+        inference.tensorflow(args.threads)
+    images = inference.pixels(args.batch_size, args.image_size)
+    call = runtimes.open_file(path, args.threads).call
+    return lambda: call(images), args.batch_size
+
+
+def torch_onnx(args):
+    """Return the call of PyTorch's ONNX file in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = args.threads
+    session = onnxruntime.InferenceSession(
+        str(files(args, args.batch_size)[args.worker]),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+    inputs = {session.get_inputs()[0].name: nchw(args)}
+    return lambda: session.run(None, inputs), args.batch_size
+
+
+def torch_openvino(args):
+    """Return the call of PyTorch's ONNX file in OpenVINO."""
+    import openvino
+
+    compiled = openvino.compile_model(
+        str(files(args, args.batch_size)[args.worker]),
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": args.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        },
+    )
+    images = nchw(args)
+    return lambda: compiled(images), args.batch_size
+
+
+def nchw(args):
+    import numpy as np
+
+    images = inference.pixels(args.batch_size, args.image_size) / 255
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+
+
+CONTENDERS = {
+    "transformers eager": inference.transformers_eager,
+    "PyTorch's ONNX, ONNX Runtime": torch_onnx,
+    "PyTorch's ONNX, OpenVINO": torch_openvino,
+    "keras_cvt compiled call": inference.keras_cvt_call,
+    "keras_cvt SavedModel": exported,
+    "keras_cvt ONNX, ONNX Runtime": exported,
+    "keras_cvt OpenVINO": exported,
+    **dict.fromkeys(LITERT, exported),
+}
+
+
+# ---------------------------------------------------------------- report
+
+
+def speed_rows(args):
+    for batch_size in args.batch_sizes:
+        speeds, memory = inference.compare(args, CONTENDERS, batch_size)
+        paths = files(args, batch_size)
+        sizes = {name: size(path) for name, path in paths.items()}
+        for name, seen in speeds.items():
+            ratios = []
+            for baseline in BASELINES:
+                pairs = zip(seen, speeds[baseline], strict=True)
+                ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+                ratios.append(f"{ratio:.2f}")
+            yield (
+                name,
+                batch_size,
+                f"{statistics.median(seen):.1f}",
+                f"{min(seen):.1f}-{max(seen):.1f}",
+                *ratios,
+                f"{memory[name] / 2**20:.0f}",
+                f"{sizes[name] / 2**20:.1f}" if name in sizes else "",
+            )
+
+
+def size(path):
+    parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+    if path.is_dir():
+        parts = [part for part in path.rglob("*") if part.is_file()]
+    return sum(part.stat().st_size for part in parts)
+
+
+def report(args):
+    lines = [
+        f"## {datetime.date.today()}: exported {args.model} at {args.image_size}",
+        "",
+        f"`{inference.command_line()}`",
+        "",
+        f"- {inference.processor()}",
+        f"- {inference.versions(PACKAGES)}",
+        f"- {args.threads} threads; random weights; medians over {args.rounds} rounds, "
+        "the contenders' turns interleaved",
+        "",
+    ]
+    header = (
+        "contender",
+        "batch",
+        "images/s",
+        "min-max",
+        *(f"x {name}" for name in BASELINES),
+        "peak memory, MiB",
+        "file, MiB",
+    )
+    return "\n".join([*lines, *inference.table(header, speed_rows(args))]) + "\n"
+
+
+def main():
+    args = inference.arguments(__doc__.splitlines()[0])
+    workers = {**CONTENDERS, **PREPARATIONS}
+    if args.worker in PREPARATIONS:
+        workers[args.worker](args)
+        return
+    if args.worker:
+        inference.work(args, workers)
+        return
+    os.environ.update(inference.environment(args.threads))
+    sys.path.insert(0, os.environ["PYTHONPATH"])
+    from keras_cvt import config
+
+    with tempfile.TemporaryDirectory() as folder:
+        args.config_file = str(Path(folder) / "config.json")
+        ours = getattr(config, inference.MODELS[args.model][1])
+        Path(args.config_file).write_text(
+            json.dumps(ours.to_transformers(image_size=args.image_size))
+        )
+        for name in PREPARATIONS:
+            say(name)
+            subprocess.run(
+                [sys.executable, *sys.argv, "--worker", name]
+                + ["--config-file", args.config_file],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if args.quiet else None,
+            )
+        text = report(args)
+    print(text)
+    if args.output:
+        with args.output.open("a", encoding="utf-8") as file:
+            file.write("\n" + text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Photos as an exported CvT takes them; needs NumPy and Pillow."""
+
+import numpy as np
+from PIL import Image
+
+
+def load(path, transform):
+    """Return (1, height, width, 3), float32, 0-255: resized and cropped.
+
+    `transform` is `input.eval_transform` of the file's metadata.
+    """
+    height, width = transform["image_size"]
+    ratio = transform["crop_ratio"]
+    image = Image.open(path).convert("RGB")
+    if ratio is None:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    else:
+        cover_height, cover_width = int(height / ratio), int(width / ratio)
+        new_height = max(cover_height, cover_width * image.height // image.width)
+        new_width = max(cover_width, cover_height * image.width // image.height)
+        image = image.resize((new_width, new_height), Image.Resampling.BICUBIC)
+        top, left = round((new_height - height) / 2), round((new_width - width) / 2)
+        image = image.crop((left, top, left + width, top + height))
+    return np.asarray(image, "float32")[None]
+
+
+def best(scores, metadata, top):
+    """Return the best (label, probability) pairs of one image's outputs."""
+    if metadata["outputs"] == "logits":
+        scores = np.exp(scores - scores.max())
+        scores = scores / scores.sum()
+    labels = metadata["labels"] or [f"class {i}" for i in range(len(scores))]
+    return [(labels[i], float(scores[i])) for i in np.argsort(-scores)[:top]]

@@ -1,0 +1,28 @@
+"""Classify photos with an exported SavedModel, from the files' bytes.
+
+Needs only TensorFlow: decoding, resizing and labels are in the SavedModel.
+
+    python examples/savedmodel_predict.py cvt13_folder photo.jpg ...
+"""
+
+import argparse
+
+import tensorflow as tf
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("photos", nargs="+")
+    options = parser.parse_args()
+
+    classify = tf.saved_model.load(options.model).signatures["classify_encoded"]
+    for path in options.photos:
+        answer = classify(encoded=tf.stack([tf.io.read_file(path)]))
+        print(path)
+        for label, score in zip(answer["labels"][0], answer["scores"][0], strict=True):
+            print(f"  {float(score):6.1%}  {label.numpy().decode()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The commands `keras-cvt export` and `keras-cvt verify`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+_MADE_UP = 8
+
+
+def add_commands(
+    commands: argparse._SubParsersAction,
+    model_help: str,
+    load: Callable,
+    image_paths: Callable,
+) -> None:
+    """Add the commands to a parser's.
+
+    Args:
+        commands: What `add_subparsers` returned.
+        model_help: What a model's argument may be.
+        load: From options to the classifier and its labels.
+        image_paths: From names of files and folders to paths of images.
+    """
+    command = commands.add_parser(
+        "export", help="a SavedModel, LiteRT, ONNX or OpenVINO file, verified"
+    )
+    command.add_argument("model", help=model_help)
+    command.add_argument("out", help="folder, .tflite, .onnx or .xml")
+    command.add_argument(
+        "--format",
+        choices=("tf_saved_model", "litert", "onnx", "openvino"),
+        help="default: by the suffix of OUT; a SavedModel has none",
+    )
+    command.add_argument(
+        "--quantization",
+        choices=("float16", "dynamic_int8", "int8"),
+        help="default: float32",
+    )
+    command.add_argument(
+        "--representative",
+        nargs="+",
+        metavar="IMAGE",
+        help="files or folders to calibrate int8 on",
+    )
+    command.add_argument(
+        "--batch-size",
+        type=_size,
+        help="images a call, or `dynamic` (default: 1 for LiteRT, else dynamic)",
+    )
+    command.add_argument(
+        "--size", type=_size, help="pixels, or `dynamic` (default: the weights' own)"
+    )
+    command.add_argument(
+        "--no-fuse", action="store_true", help="export the network as it is"
+    )
+    command.add_argument(
+        "--no-verify", action="store_true", help="do not run the file afterwards"
+    )
+    _add_shared(command)
+    command.set_defaults(command=_export, load=load, image_paths=image_paths)
+
+    command = commands.add_parser(
+        "verify", help="run an exported file and compare it with its model"
+    )
+    command.add_argument("model", help=model_help)
+    command.add_argument("file", help="what `export` wrote")
+    _add_shared(command)
+    command.set_defaults(command=_verify, load=load, image_paths=image_paths)
+
+
+def _add_shared(command):
+    command.add_argument(
+        "--weights",
+        help="a published tag, a checkpoint or hf://org/repo (default: imagenet, or a "
+        ".keras file's own)",
+    )
+    command.add_argument(
+        "--labels", help="the classes' names: a text file, one a line, or a JSON list"
+    )
+    command.add_argument(
+        "--images",
+        nargs="+",
+        metavar="IMAGE",
+        help=f"files or folders to compare on (default: {_MADE_UP} made-up images)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _size(text):
+    if text == "dynamic":
+        return text
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, received {number}")
+    return number
+
+
+def _export(options):
+    from keras_cvt import deploy
+
+    model, labels = options.load(options)
+    size = options.size
+    metadata = deploy.export(
+        model,
+        options.out,
+        options.format or _format(options.out),
+        options.quantization,
+        not options.no_fuse,
+        _images(options, options.representative, model, size),
+        batch_size=options.batch_size,
+        image_size=(size, size) if isinstance(size, int) else size,
+        labels=labels or None,
+        source_weights=_source(options),
+    )
+    if options.no_verify:
+        print(
+            json.dumps(metadata, indent=2) if options.json else f"saved {options.out}"
+        )
+        return 0
+    return _compare(options, model, options.out)
+
+
+def _verify(options):
+    model, _ = options.load(options)
+    return _compare(options, model, options.file)
+
+
+def _compare(options, model, path):
+    from keras_cvt import deploy
+
+    described = deploy.read_metadata(path)["input"]
+    height, width = (
+        size or own
+        for size, own in zip(
+            described["image_size"], model.eval_transform.image_size, strict=True
+        )
+    )
+    images = _images(options, options.images, model, (height, width))
+    if images is None:
+        images = _made_up(height, width, described["channels"])
+    result = deploy.verify(model, path, images)
+    print(json.dumps(result.to_dict(), indent=2) if options.json else result)
+    return 0 if result.passed else 1
+
+
+def _images(options, names, model, size):
+    """Return images made as the model's, or None where none are named."""
+    if names is None:
+        return None
+    from keras_cvt.preprocessing import EvalTransform, preprocess_input
+
+    transform = model.eval_transform
+    if isinstance(size, int):
+        size = (size, size)
+    if isinstance(size, tuple):
+        transform = EvalTransform(size, transform.crop_ratio)
+    return preprocess_input(options.image_paths(names), transform)
+
+
+def _made_up(height, width, channels):
+    """Return smooth images of all colours; noise would be no picture of anything."""
+    import numpy as np
+    from PIL import Image
+
+    coarse = np.random.default_rng(0).uniform(0, 255, (_MADE_UP, channels, 7, 7))
+    planes = [
+        [
+            Image.fromarray(plane.astype("float32")).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
+            for plane in image
+        ]
+        for image in coarse
+    ]
+    images = np.stack([np.stack(image, axis=-1) for image in planes])
+    return np.clip(images, 0, 255)
+
+
+def _format(out):
+    formats = {".tflite": "litert", ".onnx": "onnx", ".xml": "openvino"}
+    return formats.get(Path(out).suffix, "tf_saved_model")
+
+
+def _source(options):
+    if options.model.endswith(".keras"):
+        return Path(options.model).name
+    return f"{options.model}/{options.weights or 'imagenet'}"

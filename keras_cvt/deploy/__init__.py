@@ -1,0 +1,8 @@
+"""From a model to a fast, verified file: fuse, export, verify."""
+
+from keras_cvt.deploy.export import export
+from keras_cvt.deploy.fuse import fuse
+from keras_cvt.deploy.metadata import read as read_metadata
+from keras_cvt.deploy.verify import Verification, verify
+
+__all__ = ["Verification", "export", "fuse", "read_metadata", "verify"]

@@ -1,0 +1,77 @@
+"""ONNX, through Keras's own export (tf2onnx)."""
+
+from pathlib import Path
+
+import keras
+
+from keras_cvt.deploy import graphs
+from keras_cvt.deploy.metadata import KEY
+from keras_cvt.deploy.onnx_norms import merge_norms
+from keras_cvt.deploy.packages import require
+
+_OPSET = 18
+
+
+def write(
+    model: keras.Model, path: Path, shape: tuple[int | None, ...], metadata: str
+) -> None:
+    """Write an ONNX file that takes `images`, NHWC, and carries `metadata`.
+
+    Args:
+        model: The model.
+        path: Where to write.
+        shape: Of the images, (B, H, W, C).
+        metadata: JSON text.
+    """
+    onnx = require("onnx", "onnx")
+    require("tf2onnx", "onnx")
+    model.export(
+        str(path),
+        format="onnx",
+        input_signature=[keras.InputSpec(shape=shape, dtype="float32", name="images")],
+        opset_version=_OPSET,
+        verbose=False,
+    )
+    proto = onnx.load(path)
+    _replace_erfc(proto.graph)
+    merge_norms(proto)
+    _rename_outputs(proto.graph, graphs.output_names(model))
+    onnx.helper.set_model_props(proto, {KEY: metadata})
+    # tf2onnx only logs what it cannot express.
+    onnx.checker.check_model(proto)
+    onnx.save(proto, path)
+
+
+def _replace_erfc(graph):
+    """Write the exact GELU's erfc(x), which ONNX has not, as 1 - erf(x)."""
+    import numpy as np
+    import onnx
+
+    one = "erfc/one"
+    nodes = []
+    for node in graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        erf = f"{node.output[0]}/erf"
+        nodes += [
+            onnx.helper.make_node("Erf", [node.input[0]], [erf]),
+            onnx.helper.make_node("Sub", [one, erf], [node.output[0]]),
+        ]
+    if len(nodes) > len(graph.node):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), one))
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _rename_outputs(graph, names):
+    # tf2onnx calls them `identity`, in the flattened order of the model's outputs.
+    new_names = {
+        output.name: name for output, name in zip(graph.output, names, strict=True)
+    }
+    for output in graph.output:
+        output.name = new_names[output.name]
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            for i, tensor in enumerate(tensors):
+                tensors[i] = new_names.get(tensor, tensor)

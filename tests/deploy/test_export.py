@@ -1,0 +1,300 @@
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import export_worker
+import keras
+import networks
+import numpy as np
+import pytest
+from networks import CONFIGS
+from PIL import Image
+
+import keras_cvt
+from keras_cvt.deploy import export, read_metadata, runtimes, verify
+
+tensorflow_only = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="graphs are TensorFlow's"
+)
+
+
+def run_worker(folder, *arguments):
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*paths, *sys.path]),
+        "KERAS_BACKEND": "tensorflow",
+    }
+    command = [sys.executable, export_worker.__file__, folder, *arguments]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=environment
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    run_worker(folder)
+    return folder
+
+
+@pytest.fixture
+def model():
+    return networks.build(CONFIGS["as published"])
+
+
+@pytest.mark.parametrize("file", export_worker.FILES)
+def test_every_file_computes_what_its_model_computes(folder, file):
+    # Three images: more than a batch of one, no multiple of a batch of two.
+    images = networks.images(3, 64, 64, 3)
+    result = verify(export_worker.model(file), folder / file, images)
+    assert result.passed, result
+    if result.quantization is None:
+        assert result.max_difference <= 2e-5
+    assert result.cosine > (0.99 if result.quantization == "int8" else 0.999)
+
+
+@pytest.mark.full_size
+def test_cvt13_in_every_format_is_within_1e_4_on_photos(tmp_path):
+    from skimage import data
+
+    run_worker(tmp_path, "full_size")
+    model = export_worker.full_size_model()
+    photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    images = keras_cvt.preprocess_input(photos, model)
+    for file in export_worker.FULL_SIZE:
+        result = verify(model, tmp_path / file, images)
+        assert result.passed and result.max_difference <= 1e-4, result
+
+
+def test_files_carry_their_metadata(folder):
+    for file, (_, _, arguments) in export_worker.FILES.items():
+        metadata = read_metadata(folder / file)
+        assert metadata["source_weights"] == "made up"
+        assert metadata["quantization"] == arguments.get("quantization")
+        assert metadata["fused"] == arguments.get("fuse", True)
+        assert metadata["labels"] == arguments.get("labels")
+        assert metadata["input"]["range"] == [0, 255]
+        assert metadata["outputs"] == "logits"
+        assert metadata["versions"]["keras"] == keras.__version__
+
+
+def test_a_file_for_any_size_takes_any_size(folder):
+    runtime = runtimes.open_file(folder / "any_size.tflite")
+    images = networks.images(2, 50, 71, 3)
+    expected = export_worker.model("any_size.tflite").predict(images, verbose=0)
+    (found,) = runtime.call(images)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_litert_files_use_builtin_operators_only_and_compute_no_shapes(folder):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    for path in folder.glob("*.tflite"):
+        interpreter = litert.Interpreter(str(path))
+        operators = {op["op_name"] for op in interpreter._get_ops_details()}
+        assert not [name for name in operators if "Flex" in name or "CUSTOM" in name]
+        if path.name != "any_size.tflite":
+            assert not operators & {"SHAPE", "GATHER", "PACK"}
+
+
+@pytest.mark.parametrize("file, blocks", [("model.onnx", 3), ("gelu.onnx", 2)])
+def test_onnx_files_hold_each_blocks_norms_as_one_operator(folder, file, blocks):
+    onnx = pytest.importorskip("onnx")
+    nodes = onnx.load(folder / file).graph.node
+    assert [n.op_type for n in nodes].count("LayerNormalization") == 2 * blocks
+
+
+def encoded(size, format):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 255, (*size, 3), dtype="uint8"))
+    # Smooth, as photos are: the decoders' rounding is not what is tested.
+    image = image.resize((8, 8)).resize(size[::-1], Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, format, **({"quality": 95} if format == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+@tensorflow_only
+def test_encoded_images_are_answered_with_labels_and_scores(folder):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder / "saved_model"))
+    files = [encoded((90, 120), "JPEG"), encoded((300, 240), "PNG")]
+    model = export_worker.model("saved_model")
+    # What the file was exported for, not what the model was evaluated with.
+    transform = keras_cvt.preprocessing.EvalTransform((64, 64), 0.875)
+    images = keras_cvt.preprocess_input(
+        [Image.open(io.BytesIO(file)) for file in files], transform
+    )
+    expected = keras.ops.convert_to_numpy(keras.ops.softmax(model.predict(images)))
+    answer = loaded.signatures["classify_encoded"](encoded=tf.constant(files))
+    for i, row in enumerate(expected):
+        best = np.argsort(-row)[:5]
+        np.testing.assert_allclose(answer["scores"][i], row[best], atol=0.01)
+        if row[best[0]] - row[best[1]] > 0.02:
+            assert answer["labels"][i, 0].numpy().decode() == "abcdefghij"[best[0]]
+
+
+@tensorflow_only
+@pytest.mark.parametrize("bad", [b"", b"no image", encoded((90, 120), "JPEG")[:200]])
+def test_bytes_that_are_no_image_fail_their_request_only(folder, bad):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(folder / "saved_model"))
+    classify = loaded.signatures["classify_encoded"]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        classify(encoded=tf.constant([bad]))
+    good = tf.constant([encoded((90, 120), "PNG")])
+    assert classify(encoded=good)["labels"].shape == (1, 5)
+
+
+@tensorflow_only
+def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(
+    model, tmp_path, monkeypatch
+):
+    path = tmp_path / "model.tflite"
+    path.write_bytes(b"earlier")
+
+    def write(model, target, *args):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("keras_cvt.deploy.litert.write", write)
+    with pytest.raises(OSError, match="No space left"):
+        export(model, path, "litert")
+    assert path.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@tensorflow_only
+def test_a_saved_model_replaces_an_earlier_one_but_no_other_folder(model, tmp_path):
+    for _ in range(2):
+        export(model, tmp_path / "model", image_size=(64, 64))
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="something else"):
+        export(model, tmp_path / "other")
+
+
+@tensorflow_only
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"format": "tflite"}, "`format` must be one of.*Received: format='tflite'"),
+        ({"quantization": "int4"}, "quantization='int4'"),
+        ({"format": "onnx", "path": "m.onnx", "quantization": "int8"}, "'onnx'"),
+        ({"path": "m.lite"}, r"ends in \.tflite"),
+        ({"quantization": "int8"}, "representative_images"),
+        ({"quantization": "int8", "representative_images": []}, r"shape=\(0,\)"),
+        (
+            {"quantization": "int8", "representative_images": np.ones((4, 32, 32, 3))},
+            r"shape=\(4, 32, 32, 3\)",
+        ),
+        ({"representative_images": np.ones((4, 64, 64, 3))}, "'int8'` alone"),
+        ({"labels": ["cat"]}, "Expected 10 labels"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"image_size": 64}, "image_size=64"),
+        ({"image_size": (2, 2)}, "too small"),
+    ],
+)
+def test_wrong_arguments_are_refused(model, tmp_path, arguments, message):
+    arguments = {"path": "m.tflite", "format": "litert"} | arguments
+    path = tmp_path / arguments.pop("path")
+    arguments = {"image_size": (64, 64)} | arguments
+    with pytest.raises(ValueError, match=message):
+        export(model, path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@tensorflow_only
+def test_what_is_no_cvt_is_refused(tmp_path):
+    inputs = keras.Input((64, 64, 3))
+    other = keras.Model(inputs, keras.layers.Conv2D(1, 3)(inputs))
+    with pytest.raises(ValueError, match="Expected a CvTModel"):
+        export(other, tmp_path / "m.tflite", "litert")
+
+
+@tensorflow_only
+@pytest.mark.parametrize(
+    "module, extra, file, format, quantization",
+    [
+        ("ai_edge_quantizer", "litert", "m.tflite", "litert", "dynamic_int8"),
+        ("onnx", "onnx", "m.onnx", "onnx", None),
+        ("tf2onnx", "onnx", "m.onnx", "onnx", None),
+        ("openvino", "openvino", "m.xml", "openvino", None),
+    ],
+)
+def test_a_missing_converter_names_its_extra_before_any_work(
+    model, tmp_path, monkeypatch, module, extra, file, format, quantization
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"keras_cvt\[{extra}\]"):
+        export(model, tmp_path / file, format, quantization)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_names_its_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(ImportError, match=r"keras_cvt\[litert\]"):
+        runtimes.open_file(folder / "0.tflite")
+
+
+@pytest.mark.any_backend
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="there it just exports"
+)
+def test_other_backends_say_which_command_exports(model, tmp_path):
+    with pytest.raises(ValueError, match="KERAS_BACKEND=tensorflow keras-cvt export"):
+        export(model, tmp_path / "m.tflite", "litert")
+
+
+def test_verify_tells_another_network_from_its_own(folder, model):
+    bias = model.get_layer("head").bias
+    bias.assign(bias + np.linspace(0, 1e-3, 10))
+    images = networks.images(3, 64, 64, 3)
+    result = verify(model, folder / "0.tflite", images)
+    assert not result.passed
+    assert "FAILED" in str(result)
+    assert result.to_dict()["max_difference"] == pytest.approx(1e-3, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.ones((0, 64, 64, 3)), "at least one image"),
+        (np.ones((2, 32, 64, 3)), r"shape=\(2, 32, 64, 3\)"),
+        (np.ones((2, 64, 64, 3)), "Expected pixels of 0-255"),
+        (300 * np.ones((2, 64, 64, 3)), "Expected pixels of 0-255"),
+    ],
+)
+def test_verify_refuses_images_that_do_not_fit(folder, model, images, message):
+    with pytest.raises(ValueError, match=message):
+        verify(model, folder / "0.tflite", images)
+
+
+@pytest.mark.parametrize("file", ["m.tflite", "m.onnx", "m.xml"])
+def test_verify_refuses_files_that_export_did_not_write(model, tmp_path, file):
+    (tmp_path / file).write_bytes(b"nothing of ours")
+    images = networks.images(1, 64, 64, 3)
+    with pytest.raises(ValueError, match="deploy.export wrote"):
+        verify(model, tmp_path / file, images)
+    with pytest.raises(FileNotFoundError, match="missing"):
+        verify(model, tmp_path / "missing.onnx", images)
+
+
+def test_importing_keras_cvt_imports_no_runtime():
+    program = "import sys, keras_cvt; print(sorted(sys.modules))"
+    environment = os.environ | {"KERAS_BACKEND": "torch"}
+    modules = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    ).stdout
+    for module in ("ai_edge_litert", "onnx", "onnxruntime", "openvino", "tf2onnx"):
+        assert importlib.util.find_spec(module) is None or f"'{module}'" not in modules

@@ -91,6 +91,14 @@ def _parser():
     command.add_argument(
         "--public", action="store_true", help="make new repositories public"
     )
+    command.add_argument(
+        "--exports",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="files that a repository takes along, verified: saved_model, litert, "
+        "litert_float16, litert_dynamic_int8, onnx, openvino",
+    )
     command.add_argument("--model", help=f"{_MODEL_HELP}; default: recognised")
     command.add_argument("--activation", choices=("quick_gelu", "gelu"))
     command.add_argument(
@@ -365,7 +373,11 @@ def _release(options):
     from keras_cvt import hub, hub_files
 
     target = options.out.removeprefix(hub_files.SCHEME)
-    how = {"dry_run": options.dry_run, "private": not options.public}
+    how = {
+        "exports": options.exports,
+        "dry_run": options.dry_run,
+        "private": not options.public,
+    }
     if options.all:
         if options.checkpoint is not None or "/" in target:
             raise ValueError(

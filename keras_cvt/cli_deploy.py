@@ -5,8 +5,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-_MADE_UP = 8
-
 
 def add_commands(
     commands: argparse._SubParsersAction,
@@ -82,7 +80,7 @@ def _add_shared(command):
         "--images",
         nargs="+",
         metavar="IMAGE",
-        help=f"files or folders to compare on (default: {_MADE_UP} made-up images)",
+        help="files or folders to compare on (default: 8 made-up images)",
     )
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -138,7 +136,7 @@ def _compare(options, model, path):
     )
     images = _images(options, options.images, model, (height, width))
     if images is None:
-        images = _made_up(height, width, described["channels"])
+        images = deploy.made_up_images(height, width, described["channels"])
     result = deploy.verify(model, path, images)
     print(json.dumps(result.to_dict(), indent=2) if options.json else result)
     return 0 if result.passed else 1
@@ -156,25 +154,6 @@ def _images(options, names, model, size):
     if isinstance(size, tuple):
         transform = EvalTransform(size, transform.crop_ratio)
     return preprocess_input(options.image_paths(names), transform)
-
-
-def _made_up(height, width, channels):
-    """Return smooth images of all colours; noise would be no picture of anything."""
-    import numpy as np
-    from PIL import Image
-
-    coarse = np.random.default_rng(0).uniform(0, 255, (_MADE_UP, channels, 7, 7))
-    planes = [
-        [
-            Image.fromarray(plane.astype("float32")).resize(
-                (width, height), Image.Resampling.BICUBIC
-            )
-            for plane in image
-        ]
-        for image in coarse
-    ]
-    images = np.stack([np.stack(image, axis=-1) for image in planes])
-    return np.clip(images, 0, 255)
 
 
 def _format(out):

@@ -3,6 +3,14 @@
 from keras_cvt.deploy.export import export
 from keras_cvt.deploy.fuse import fuse
 from keras_cvt.deploy.metadata import read as read_metadata
+from keras_cvt.deploy.samples import made_up_images
 from keras_cvt.deploy.verify import Verification, verify
 
-__all__ = ["Verification", "export", "fuse", "read_metadata", "verify"]
+__all__ = [
+    "Verification",
+    "export",
+    "fuse",
+    "made_up_images",
+    "read_metadata",
+    "verify",
+]

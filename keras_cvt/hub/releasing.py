@@ -1,5 +1,6 @@
 """The second road whole: from a checkpoint to a verified folder and its page."""
 
+import functools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from keras_cvt import conversion, repository, zoo
 from keras_cvt.config import CvTConfig
 from keras_cvt.hub import card, peers
+from keras_cvt.hub import exports as exporting
 from keras_cvt.hub.folder import ARTEFACTS, Artefact, write_folder
 from keras_cvt.hub.upload import upload_folder
 from keras_cvt.models import CvTModel
@@ -17,10 +19,12 @@ from keras_cvt.preprocessing.predictions import imagenet_labels
 
 logger = logging.getLogger(__name__)
 
-# A model and a folder -> one exported file or folder in it, verified in its own
-# runtime; it raises `ComparisonError` where that computes something else.
-Export = Callable[[CvTModel, Path], Artefact]
-EXPORTS: Mapping[str, Export] = {}
+# A model, a folder, labels or None and the origin -> one exported file or folder in
+# it, verified in its own runtime.
+Export = Callable[[CvTModel, Path, Sequence[str] | None, str], Artefact]
+EXPORTS: Mapping[str, Export] = {
+    name: functools.partial(exporting.export, name) for name in exporting.FILES
+}
 
 # Of another program's logits on another library's kernels.
 _PEER_TOLERANCE = 1e-4
@@ -62,7 +66,7 @@ def release(
     activation: str | None = None,
     reference: str | os.PathLike | None = None,
     about: card.About | None = None,
-    exports: Sequence[str] = tuple(EXPORTS),
+    exports: Sequence[str] = (),
     dry_run: bool = False,
     private: bool = True,
     token: str | None = None,
@@ -82,13 +86,16 @@ def release(
         reference: An `.npz` file of another implementation's outputs; without one,
             transformers computes them where it is installed.
         about: What the card says; None tells what is known of published weights.
-        exports: Names of `EXPORTS` to make.
+        exports: Files to take along, of `"saved_model"`, `"litert"`,
+            `"litert_float16"`, `"litert_dynamic_int8"`, `"onnx"` and `"openvino"`:
+            on the TensorFlow backend, with the extras of `keras_cvt.deploy`.
         dry_run: Whether to stop before the push.
         private: Whether a repository that is made is private.
         token: Of the Hub.
 
     Raises:
         ComparisonError: If an output differs: nothing is pushed, the files stay.
+        ImportError: If an export needs a package that is missing.
         CheckpointError: If the checkpoint cannot be read or does not fit.
         OSError: If it cannot be written or pushed.
         ValueError: If an export is unknown.
@@ -119,6 +126,7 @@ def release_all(
     organisation: str,
     root: str | os.PathLike,
     *,
+    exports: Sequence[str] = (),
     dry_run: bool = False,
     private: bool = True,
     token: str | None = None,
@@ -128,7 +136,8 @@ def release_all(
     Args:
         organisation: Of the repositories, which keep their names.
         root: Folder of the releases' folders.
-        dry_run: As `release`, like the arguments that follow.
+        exports: As `release`, like the arguments that follow.
+        dry_run: See `release`.
         private: See `release`.
         token: See `release`.
     """
@@ -138,9 +147,10 @@ def release_all(
         target = weights.name, f"{organisation}/{name}", Path(root) / name
         logger.info("%s -> %s", *target[:2])
         try:
-            releases.append(
-                release(*target, dry_run=dry_run, private=private, token=token)
+            done = release(
+                *target, exports=exports, dry_run=dry_run, private=private, token=token
             )
+            releases.append(done)
         except (ValueError, OSError) as error:
             releases.append(Release(*map(str, target), error=str(error)))
     return releases
@@ -165,15 +175,15 @@ def _write(
     done = conversion.load(checkpoint, config, activation, reference)
     compared, difference = _compared(done, reference)
     model = conversion.classifier(done.model)
-    artefacts = folder.with_name(folder.name + "-artefacts")
-    made = [EXPORTS[name](model, artefacts) for name in exports]
-    if made:
-        (artefacts / ARTEFACTS).write_text(json.dumps([vars(a) for a in made]))
     published = _published(checkpoint)
     labels = done.source.labels or None
     if published is not None:
         labels = imagenet_labels()
         about = about or _about(published)
+    artefacts = folder.with_name(folder.name + "-artefacts")
+    made = [EXPORTS[n](model, artefacts, labels, str(checkpoint)) for n in exports]
+    if made:
+        (artefacts / ARTEFACTS).write_text(json.dumps([vars(a) for a in made]))
     written = write_folder(
         model,
         folder,

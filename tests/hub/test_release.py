@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hub_client import environment, loopback
 
-from keras_cvt import conversion, hub, zoo
+from keras_cvt import conversion, deploy, hub, zoo
 from keras_cvt.cli import main
 from keras_cvt.hub import releasing as road
 from keras_cvt.hub.folder import Artefact
@@ -112,16 +112,44 @@ def test_a_comparison_that_fails_pushes_nothing_and_says_so(
     assert not server.steps
 
 
+def test_exported_files_of_a_page_run_in_their_own_runtimes(
+    server, tmp_path, reference
+):
+    """Each is run from what the server got, on pixels that the golden ones were."""
+    hub.release(
+        OFFICIAL,
+        REPO,
+        tmp_path / "out",
+        config=config(),
+        reference=reference,
+        exports=["saved_model", "litert", "litert_dynamic_int8", "onnx"],
+    )
+    files = server.repos[REPO]
+    assert "| `saved_model` |" in files["README.md"].decode()
+    for name, content in files.items():
+        path = tmp_path / "page" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    model = hub.load(REPO)
+    transform = model.eval_transform.image_size
+    images = deploy.made_up_images(*transform, 3)
+    for name in ("saved_model", "model.tflite", "model.onnx"):
+        result = deploy.verify(model, tmp_path / "page" / name, images)
+        assert result.passed and result.max_difference < 1e-4
+    report = json.loads(files["verification.json"])
+    assert len(report["artefacts"]) == 6
+
+
 def test_an_export_comes_along_and_a_failing_one_stops_the_push(
     server, tmp_path, reference, monkeypatch
 ):
-    def export(model, folder):
+    def export(model, folder, labels, source):
         folder.mkdir(exist_ok=True)
         (folder / "model.tflite").write_bytes(b"flat")
         return Artefact("model.tflite", "LiteRT", 1e-6, 9.0)
 
-    def differs(model, folder):
-        export(model, folder)
+    def differs(model, *rest):
+        export(model, *rest)
         raise conversion.ComparisonError("model.tflite differs")
 
     monkeypatch.setitem(road.EXPORTS, "litert", differs)

@@ -1,16 +1,12 @@
 """The files of a model repository: which there are, and whether to believe them."""
 
-import hashlib
-import json
-import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from keras_cvt import hub_files, profile
+from keras_cvt import files, hub_files, profile
 from keras_cvt.checkpoints.errors import CheckpointError
 from keras_cvt.config import CvTConfig
 from keras_cvt.preprocessing import EvalTransform
@@ -19,8 +15,6 @@ from keras_cvt.preprocessing import EvalTransform
 SUMS = "SHA256SUMS"
 # Our part of `config.json`; transformers keeps it without reading it.
 CONFIG_KEY = "keras_cvt"
-# How the names of folders start whose files are still being written.
-TEMPORARY = ".writing-"
 CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid", "linear")
 
 # Of one side. Images are made that large before a network sees them.
@@ -162,10 +156,10 @@ def download(
 
 def _check_hash(path, sums, repo_id):
     expected = sums.get(path.name)
-    if expected is not None and sha256(path) != expected:
+    if expected is not None and files.sha256(path) != expected:
         raise CheckpointError(
             f"{path.name} of {repo_id} should have the SHA-256 {expected}, as its "
-            f"{SUMS} records. Received: {sha256(path)}"
+            f"{SUMS} records. Received: {files.sha256(path)}"
         )
 
 
@@ -196,8 +190,8 @@ def read_sums(path: Path | None) -> dict[str, str]:
 
 def write_sums(folder: Path) -> None:
     """Record the SHA-256 of every file of a folder in the folder."""
-    lines = [f"{sha256(folder / name)}  {name}\n" for name in names(folder)]
-    write_whole(folder / SUMS, lambda path: path.write_text("".join(lines)))
+    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in names(folder)]
+    files.write_text(folder / SUMS, "".join(lines))
 
 
 def names(folder: Path) -> list[str]:
@@ -223,23 +217,3 @@ def check_name(name: str) -> None:
     odd = any(ord(character) < 32 or character in "\\:" for character in name)
     if not parts or odd or name.startswith("/") or ".." in parts or ".git" in parts:
         raise CheckpointError(f"Expected a name inside its folder. Received: {name!r}")
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file, then give it its name."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY) as folder:
-        temporary = Path(folder) / path.name
-        write(temporary)
-        os.replace(temporary, path)

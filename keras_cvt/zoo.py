@@ -3,7 +3,6 @@
 The Hub repositories belong to the organisation `microsoft`.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -16,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from keras_cvt import config as configs
-from keras_cvt import hub_files, profile
+from keras_cvt import files, hub_files, profile
 from keras_cvt.checkpoints import CheckpointError, layouts, readers
 from keras_cvt.config import CvTConfig
 from keras_cvt.preprocessing import EvalTransform
@@ -258,30 +257,30 @@ def fetch(record: WeightsRecord) -> Path:
         CheckpointError: If a download does not have its recorded hash, or cannot
             be read even after a second try.
     """
-    files = known_files(record.repo)
-    stem = f"{record.repo.replace('/', '--')}@{files.revision or 'main'}"
+    known = known_files(record.repo)
+    stem = f"{record.repo.replace('/', '--')}@{known.revision or 'main'}"
     folder = cache_folder()
     for path in sorted(folder.glob(f"{stem}.*.safetensors")):
-        if path.name.split(".")[-2] == _digest(path)[:32]:
+        if path.name.split(".")[-2] == files.sha256(path)[:32]:
             return path
         # It stays: another process may have put a good file there meanwhile, and the
         # new one takes its name anyway.
         logger.warning("%s is damaged and is made anew.", path)
     try:
-        state = _read_download(record.repo, files, force=False)
+        state = _read_download(record.repo, known, force=False)
     except CheckpointError as error:
         logger.warning("The download of %s is repeated: %s", record.repo, error)
-        state = _read_download(record.repo, files, force=True)
+        state = _read_download(record.repo, known, force=True)
     return _store(state, folder, stem)
 
 
-def _read_download(repo, files, force):
-    path = hub_files.download_checkpoint(repo, files.revision, force)
-    expected = files.sha256.get(path.name)
-    if expected is not None and _digest(path) != expected:
+def _read_download(repo, known, force):
+    path = hub_files.download_checkpoint(repo, known.revision, force)
+    expected = known.sha256.get(path.name)
+    if expected is not None and files.sha256(path) != expected:
         raise CheckpointError(
             f"{path.name} of {repo} should have the SHA-256 {expected}. "
-            f"Received: {_digest(path)}"
+            f"Received: {files.sha256(path)}"
         )
     return layouts.to_official(readers.read_checkpoint(path))[0]
 
@@ -307,14 +306,9 @@ def _store(state, folder, stem):
     temporary = folder / f".converting-{uuid.uuid4()}"
     try:
         save_file({k: np.ascontiguousarray(a) for k, a in state.items()}, temporary)
-        path = folder / f"{stem}.{_digest(temporary)[:32]}.safetensors"
+        path = folder / f"{stem}.{files.sha256(temporary)[:32]}.safetensors"
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     return path
-
-
-def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,14 +2,13 @@
 
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from keras_cvt import hub_files, repository
+from keras_cvt import files, hub_files, repository
 from keras_cvt.checkpoints import assign, layouts, readers
 from keras_cvt.checkpoints.assign import LoadReport
 from keras_cvt.checkpoints.errors import CheckpointError
@@ -117,15 +116,15 @@ def save_checkpoint(
         _check_transformers(model.cvt_config)
         state = {layouts.to_transformers(key): a for key, a in state.items()}
     if not as_folder:
-        _write_whole(path, lambda name: _write_state(state, name, path.suffix))
+        files.write_whole(path, lambda name: _write_state(state, name, path.suffix))
         return
     path.mkdir(parents=True, exist_ok=True)
     config = _transformers_config(model, state)
-    _write_whole(
+    files.write_whole(
         path / "model.safetensors",
         lambda name: _write_state(state, name, ".safetensors"),
     )
-    _write_whole(
+    files.write_whole(
         path / "config.json",
         lambda name: Path(name).write_text(json.dumps(config, indent=2) + "\n"),
     )
@@ -157,23 +156,6 @@ def _transformers_config(model, state):
         channels=first.shape[1],
         image_size=model.eval_transform.image_size[0],
     )
-
-
-def _write_whole(path, write):
-    """Let `write` fill a temporary file, then give it its name."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(descriptor)
-    try:
-        write(temporary)
-        # mkstemp's files are for their owner only; a checkpoint is as readable as
-        # any new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _write_state(state, name, suffix):

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cvt import builders, conversion, repository
+from keras_cvt import builders, conversion, files, repository
 from keras_cvt.checkpoints import layouts, readers, save_checkpoint
 from keras_cvt.checkpoints.assign import assign, extract
 from keras_cvt.hub import card
@@ -100,19 +100,19 @@ def write_folder(
     listed = [] if artefacts is None else _take_along(Path(artefacts), folder)
     for_transformers = runs_in_transformers(model)
     _write_weights(model, folder, "transformers" if for_transformers else "official")
-    repository.write_json(
+    files.write_json(
         folder / "config.json", _config(model, settings, labels, for_transformers)
     )
     processor = _processor(settings)
     if processor:
-        repository.write_json(folder / "preprocessor_config.json", processor)
+        files.write_json(folder / "preprocessor_config.json", processor)
     differences = _verify(model, folder, tolerance)
     written = [
         Artefact("model.safetensors", "weights, PyTorch", differences[WEIGHTS[0]]),
         Artefact("model.weights.h5", "weights, Keras", differences[WEIGHTS[1]]),
         *listed,
     ]
-    repository.write_json(
+    files.write_json(
         folder / VERIFICATION,
         {
             "what": "largest absolute difference of any output from the Keras model's",
@@ -132,16 +132,14 @@ def write_folder(
         reference_difference=reference_difference,
         labels=labels,
     )
-    repository.write_whole(
-        folder / "README.md", lambda path: path.write_text(text, encoding="utf-8")
-    )
+    files.write_text(folder / "README.md", text)
     repository.write_sums(folder)
     return max(differences.values())
 
 
 def _clear(folder):
     """Remove what an earlier call left, finished or killed, and nothing else."""
-    for left_over in folder.glob(repository.TEMPORARY + "*"):
+    for left_over in folder.glob(files.TEMPORARY + "*"):
         shutil.rmtree(left_over)
     sums = folder / repository.SUMS
     earlier = repository.read_sums(sums if sums.is_file() else None)
@@ -239,7 +237,7 @@ def _write_weights(model, folder, layout):
         # The card says what the warning about the activation says.
         warnings.filterwarnings("ignore", "transformers runs CvT with exact GELU")
         save_checkpoint(model, folder / WEIGHTS[0], layout=layout)
-    repository.write_whole(folder / WEIGHTS[1], model.save_weights)
+    files.write_whole(folder / WEIGHTS[1], model.save_weights)
 
 
 def _verify(model, folder, tolerance):

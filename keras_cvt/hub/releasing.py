@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from keras_cvt import conversion, repository, zoo
+from keras_cvt import conversion, files, repository, zoo
 from keras_cvt.config import CvTConfig
 from keras_cvt.hub import card, peers
 from keras_cvt.hub import exports as exporting
@@ -113,12 +113,12 @@ def release(
         done = _write(
             checkpoint, repo_id, folder, config, activation, reference, about, exports
         )
-        repository.write_json(record, asdict(done))
+        files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
     report = upload_folder(folder, repo_id, private=private, token=token)
     done = replace(done, commit=report.commit)
-    repository.write_json(record, asdict(done))
+    files.write_json(record, asdict(done))
     return done
 
 
@@ -162,7 +162,7 @@ def _recorded(record, folder, checkpoint, repo_id, exports):
         values = json.loads(record.read_text(encoding="utf-8"))
         done = Release(**{**values, "artefacts": tuple(values["artefacts"])})
         sums = repository.read_sums(folder / repository.SUMS)
-        intact = all(repository.sha256(folder / n) == d for n, d in sums.items())
+        intact = all(files.sha256(folder / n) == d for n, d in sums.items())
     except (OSError, ValueError, TypeError, KeyError):
         return None
     same = (done.checkpoint, done.repo_id) == (checkpoint, repo_id)

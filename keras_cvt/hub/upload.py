@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cvt import hub_files, repository
+from keras_cvt import files, hub_files, repository
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.hub import card
 from keras_cvt.hub.folder import write_folder
@@ -155,7 +155,7 @@ def _check_written(folder):
             f"Expected the files that {repository.SUMS} lists in {folder}. "
             f"Differing: {sorted(set(found) ^ set(sums))[:10]}"
         )
-    changed = [n for n in found if repository.sha256(folder / n) != sums[n]]
+    changed = [n for n in found if files.sha256(folder / n) != sums[n]]
     if changed:
         raise CheckpointError(
             f"Expected the files that were verified in {folder}. Changed: {changed}"

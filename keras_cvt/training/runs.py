@@ -5,12 +5,14 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from keras_cvt import files
 from keras_cvt.training.distribution import alone, processes
 
 logger = logging.getLogger(__name__)
@@ -37,15 +39,14 @@ class ResumePoint(keras.callbacks.Callback):
         self.folder = folder
 
     def on_epoch_end(self, epoch, logs=None):
-        temporary = self.folder / "writing.weights.h5"
+        path = self.folder / f"resume-{epoch + 1:06d}.weights.h5"
         with alone():
-            self.model.save_weights(temporary, overwrite=True)
-        os.replace(temporary, self.folder / f"resume-{epoch + 1:06d}.weights.h5")
-        for older in self.files(self.folder)[:-1]:
+            files.write_whole(path, self.model.save_weights)
+        for older in self.found(self.folder)[:-1]:
             older.unlink()
 
     @staticmethod
-    def files(folder: Path) -> list[Path]:
+    def found(folder: Path) -> list[Path]:
         """Return what is there, the latest last."""
         return sorted(folder.glob("resume-*.weights.h5"))
 
@@ -123,7 +124,7 @@ class Run:
         # As JSON gives it back, so that tuples equal lists.
         settings = json.loads(json.dumps(settings))
         if not record.exists():
-            _write_text(record, json.dumps(settings, indent=2))
+            files.write_json(record, settings)
             return
         found = json.loads(record.read_text(encoding="utf-8"))
         if not resume:
@@ -164,12 +165,12 @@ class Run:
         Returns:
             How many epochs are done: `initial_epoch` of `fit` and of the data.
         """
-        files = ResumePoint.files(self.folder)
-        if not files:
+        found = ResumePoint.found(self.folder)
+        if not found:
             return 0
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(files[-1])
-        return int(files[-1].name.split("-")[1].split(".")[0])
+        model.load_weights(found[-1])
+        return int(found[-1].name.split("-")[1].split(".")[0])
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Return what watches the loss and writes the folder; pass them to `fit`."""
@@ -247,15 +248,11 @@ class Run:
         """Delete what only an unfinished run needs."""
         if not self.writes:
             return
-        for file in ResumePoint.files(self.folder):
+        for file in ResumePoint.found(self.folder):
             file.unlink()
+        for left_over in self.folder.glob(files.TEMPORARY + "*"):
+            shutil.rmtree(left_over)
 
 
 def _numbers(row):
     return {key: float(value) for key, value in row.items() if value}
-
-
-def _write_text(path, text):
-    temporary = path.with_name("writing-" + path.name)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

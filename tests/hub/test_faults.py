@@ -24,7 +24,7 @@ import pytest
 from hub_client import TOKEN, environment, loopback
 from loopback_hub import CUT, LOST
 
-from keras_cvt import hub, repository
+from keras_cvt import files, hub, repository
 from keras_cvt.hub import upload
 
 REPO = "me/flowers"
@@ -172,8 +172,8 @@ def test_two_pushes_at_once_are_two_whole_commits(server, folder, tmp_path):
         thread.join(120)
     assert errors == []
     assert len(server.history[REPO]) == 3
-    for _, files in server.history[REPO][1:]:
-        weights = files["model.safetensors"]
+    for _, committed in server.history[REPO][1:]:
+        weights = committed["model.safetensors"]
         assert weights in [
             (p / "model.safetensors").read_bytes() for p in (folder, other)
         ]
@@ -203,7 +203,7 @@ def test_a_full_disk_pushes_nothing(server, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(repository, "write_json", full)
+    monkeypatch.setattr(files, "write_json", full)
     with pytest.raises(OSError, match="No space left"):
         hub.push(hub_models.classifier(), REPO)
     assert not server.steps

@@ -8,7 +8,7 @@ import pytest
 from hub_client import loopback, run
 
 import keras_cvt
-from keras_cvt import hub, repository
+from keras_cvt import files, hub, repository
 from keras_cvt.checkpoints import load_checkpoint
 
 REPO = "me/flowers"
@@ -105,7 +105,7 @@ def test_every_file_has_its_recorded_hash(pushed, tmp_path):
     sums = repository.read_sums(tmp_path / repository.SUMS)
     assert set(sums) == set(report.files) - {repository.SUMS}
     for name, digest in sums.items():
-        assert repository.sha256(tmp_path / name) == digest
+        assert files.sha256(tmp_path / name) == digest
 
 
 def test_labels_and_transform_come_along(pushed, monkeypatch, tmp_path):

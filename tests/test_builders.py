@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import golden
 import keras
@@ -36,8 +38,12 @@ print("difference", difference.max())
 
 def start(hub_url, home, weights="imagenet", **environment):
     code = USE.format(tests=os.path.dirname(__file__), weights=weights)
+    return start_python(["-c", code], hub_url, home, **environment)
+
+
+def start_python(arguments, hub_url, home, **environment):
     return subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, *arguments],
         env={
             **os.environ,
             "HF_ENDPOINT": hub_url,
@@ -92,6 +98,19 @@ def test_imagenet_weights_arrive_whatever_happens_on_the_way(served, tmp_path):
         file.write_bytes(data)
     assert_published_network(start(hub.url, tmp_path, HF_HUB_OFFLINE="1"))
     assert [path.name for path in converted(tmp_path)] == [file.name]
+
+
+@pytest.mark.full_size
+def test_the_demo_classifies_photos_where_there_is_a_hub(served, tmp_path):
+    demo = Path(__file__).parents[1] / "examples" / "demo.py"
+    with LoopbackHub({REPO: {"model.safetensors": served}}) as hub:
+        process = start_python([demo, "--output", tmp_path], hub.url, tmp_path)
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "digits" not in output
+    # Four photos, five names and scores each.
+    assert len(re.findall(r"[a-z]\S* \d+\.\d%", output)) == 20
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_a_hub_the_error_names_the_repository_and_the_way_out(tmp_path):

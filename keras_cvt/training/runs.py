@@ -52,11 +52,22 @@ class ResumePoint(keras.callbacks.Callback):
 
 
 class _Checkpoint(keras.callbacks.ModelCheckpoint):
-    """Keras's, for one of several processes."""
+    """Keras's, whose file is whole or not there, of one of several processes."""
+
+    def __init__(self, path: Path, **kwargs):
+        self._path = path
+        self._temporary = path.with_name("writing-" + path.name)
+        super().__init__(self._temporary, **kwargs)
+
+    def on_train_begin(self, logs=None):
+        # A kill may have left half a file.
+        self._temporary.unlink(missing_ok=True)
 
     def on_epoch_end(self, epoch, logs=None):
         with alone():
             super().on_epoch_end(epoch, logs)
+        if self._temporary.exists():
+            os.replace(self._temporary, self._path)
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -71,6 +71,17 @@ def test_the_best_model_stays_the_best_after_going_on(model, tmp_path):
     assert run.best.read_bytes() == best
 
 
+def test_half_a_file_of_a_killed_process_does_not_become_the_best(model, tmp_path):
+    run = Run(tmp_path, {})
+    fit(model, run, epochs=1)
+    best = run.best.read_bytes()
+    (tmp_path / "log.csv").write_text("epoch,val_accuracy\n0,1.0\n")
+    (tmp_path / "writing-best.keras").write_bytes(b"half")
+    fit(model, Run(tmp_path, {}, resume=True), epochs=1)
+    assert run.best.read_bytes() == best
+    assert not list(tmp_path.glob("writing-*"))
+
+
 def test_a_run_is_not_overwritten(tmp_path):
     Run(tmp_path, {"seed": 0})
     with pytest.raises(ValueError, match="holds a run already"):

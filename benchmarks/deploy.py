@@ -7,12 +7,9 @@ PyTorch CvT as it is, and its ONNX file on ONNX Runtime and on OpenVINO.
 """
 
 import datetime
-import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import inference
@@ -171,17 +168,12 @@ def speed_rows(args):
         paths = files(args, batch_size)
         sizes = {name: size(path) for name, path in paths.items()}
         for name, seen in speeds.items():
-            ratios = []
-            for baseline in BASELINES:
-                pairs = zip(seen, speeds[baseline], strict=True)
-                ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-                ratios.append(f"{ratio:.2f}")
             yield (
                 name,
                 batch_size,
                 f"{statistics.median(seen):.1f}",
                 f"{min(seen):.1f}-{max(seen):.1f}",
-                *ratios,
+                *inference.ratios(seen, speeds, BASELINES),
                 f"{memory[name] / 2**20:.0f}",
                 f"{sizes[name] / 2**20:.1f}" if name in sizes else "",
             )
@@ -227,30 +219,20 @@ def main():
     if args.worker:
         inference.work(args, workers)
         return
-    os.environ.update(inference.environment(args.threads))
-    sys.path.insert(0, os.environ["PYTHONPATH"])
-    from keras_cvt import config
+    inference.run(args, prepared_report)
 
-    with tempfile.TemporaryDirectory() as folder:
-        args.config_file = str(Path(folder) / "config.json")
-        ours = getattr(config, inference.MODELS[args.model][1])
-        Path(args.config_file).write_text(
-            json.dumps(ours.to_transformers(image_size=args.image_size))
+
+def prepared_report(args):
+    for name in PREPARATIONS:
+        say(name)
+        subprocess.run(
+            [sys.executable, *sys.argv, "--worker", name]
+            + ["--config-file", args.config_file],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL if args.quiet else None,
         )
-        for name in PREPARATIONS:
-            say(name)
-            subprocess.run(
-                [sys.executable, *sys.argv, "--worker", name]
-                + ["--config-file", args.config_file],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL if args.quiet else None,
-            )
-        text = report(args)
-    print(text)
-    if args.output:
-        with args.output.open("a", encoding="utf-8") as file:
-            file.write("\n" + text)
+    return report(args)
 
 
 if __name__ == "__main__":

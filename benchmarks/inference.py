@@ -310,15 +310,17 @@ def python(args, program):
 # ---------------------------------------------------------------- report
 
 
+def ratios(seen, speeds, baselines):
+    """Return how fast a contender is beside each baseline, round by round."""
+    for baseline in baselines:
+        pairs = zip(seen, speeds[baseline], strict=True)
+        yield f"{statistics.median(ours / theirs for ours, theirs in pairs):.2f}"
+
+
 def speed_rows(args):
     for batch_size in args.batch_sizes:
         speeds, memory = compare(args, CONTENDERS, batch_size)
         for name, seen in speeds.items():
-            ratios = []
-            for baseline in BASELINES:
-                pairs = zip(seen, speeds[baseline], strict=True)
-                ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-                ratios.append(f"{ratio:.2f}")
             spread = f"{min(seen):.1f}-{max(seen):.1f}"
             yield (
                 name,
@@ -326,7 +328,7 @@ def speed_rows(args):
                 args.threads,
                 f"{statistics.median(seen):.1f}",
                 spread,
-                *ratios,
+                *ratios(seen, speeds, BASELINES),
                 f"{memory[name] / 2**20:.0f}",
             )
 
@@ -476,6 +478,11 @@ def main():
     if args.worker:
         work(args, {**CONTENDERS, **MATMULS})
         return
+    run(args, report)
+
+
+def run(args, report):
+    """Set this process up, and print and keep what `report(args)` returns."""
     os.environ.update(environment(args.threads))
     sys.path.insert(0, os.environ["PYTHONPATH"])
     from keras_cvt import config
@@ -488,9 +495,14 @@ def main():
             json.dumps(ours.to_transformers(image_size=args.image_size))
         )
         text = report(args)
+    keep(text, args.output)
+
+
+def keep(text, output):
+    """Print a report, and let it join a file if there is one."""
     print(text)
-    if args.output:
-        with args.output.open("a") as file:
+    if output:
+        with output.open("a", encoding="utf-8") as file:
             file.write("\n" + text)
 
 

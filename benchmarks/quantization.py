@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import inference
 import keras
 import numpy as np
 
@@ -183,10 +184,7 @@ def main():
     ]
     lines += ["| " + " | ".join(row) + " |" for row in rows(args)]
     text = "\n".join(lines) + "\n"
-    print(text)
-    if args.output:
-        with args.output.open("a", encoding="utf-8") as file:
-            file.write("\n" + text)
+    inference.keep(text, args.output)
 
 
 if __name__ == "__main__":

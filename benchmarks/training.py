@@ -17,7 +17,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -198,21 +197,7 @@ def main():
     if args.worker:
         work(args)
         return
-    os.environ.update(inference.environment(args.threads))
-    sys.path.insert(0, os.environ["PYTHONPATH"])
-    from keras_cvt import config
-
-    with tempfile.TemporaryDirectory() as folder:
-        args.config_file = str(Path(folder) / "config.json")
-        ours = getattr(config, inference.MODELS[args.model][1])
-        Path(args.config_file).write_text(
-            json.dumps(ours.to_transformers(image_size=args.image_size))
-        )
-        text = report(args)
-    print(text)
-    if args.output:
-        with args.output.open("a") as file:
-            file.write("\n" + text)
+    inference.run(args, report)
 
 
 if __name__ == "__main__":

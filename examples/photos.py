@@ -1,4 +1,6 @@
-"""Photos as an exported CvT takes them; needs NumPy and Pillow."""
+"""Photos as an exported CvT takes them, and its answers; needs NumPy and Pillow."""
+
+import argparse
 
 import numpy as np
 from PIL import Image
@@ -31,3 +33,21 @@ def best(scores, metadata, top):
         scores = scores / scores.sum()
     labels = metadata["labels"] or [f"class {i}" for i in range(len(scores))]
     return [(labels[i], float(scores[i])) for i in np.argsort(-scores)[:top]]
+
+
+def classify(description, open_file):
+    """Classify the photos that the command line names, and print the best classes.
+
+    `open_file` returns a file's metadata and a function from images to outputs.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("model")
+    parser.add_argument("photos", nargs="+")
+    parser.add_argument("--top", type=int, default=5)
+    options = parser.parse_args()
+    metadata, run = open_file(options.model)
+    for path in options.photos:
+        image = load(path, metadata["input"]["eval_transform"])
+        print(path)
+        for label, score in best(run(image)[0], metadata, options.top):
+            print(f"  {score:6.1%}  {label}")

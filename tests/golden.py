@@ -95,3 +95,10 @@ def model(meta, **kwargs):
     )
     fill(network)
     return network
+
+
+def write_reference(path, name="tiny_base"):
+    """Write a case as `convert --reference` takes it; return the path."""
+    expected, meta = load(name)
+    np.savez(path, input=images(meta), logits=expected["logits"])
+    return path

@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):
-        pass
+        """Keep the console for pytest; what was asked is in the hub's records."""
 
     def do_HEAD(self):
         self._answer("GET")

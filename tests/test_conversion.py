@@ -21,10 +21,8 @@ OFFICIAL = CHECKPOINTS / "official_zip.pth"
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    expected, meta = golden.load("tiny_base")
-    path = tmp_path_factory.mktemp("reference") / "reference.npz"
-    np.savez(path, input=golden.images(meta), logits=expected["logits"])
-    return path
+    folder = tmp_path_factory.mktemp("reference")
+    return golden.write_reference(folder / "reference.npz")
 
 
 def config():

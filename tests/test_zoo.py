@@ -8,7 +8,8 @@ from pathlib import Path
 
 import golden
 import pytest
-from loopback_hub import COMMIT, LoopbackHub
+from hub_client import loopback
+from loopback_hub import COMMIT
 
 import keras_cvt
 from keras_cvt import hub_files, zoo
@@ -27,18 +28,7 @@ RECORD = zoo.find("cvt13/imagenet")
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The Hub's client, pointed at a server on the loopback and an empty cache."""
-    from huggingface_hub import constants
-
-    with LoopbackHub({RECORD.repo: {}}) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    with loopback(tmp_path, monkeypatch, {RECORD.repo: {}}) as server:
         yield server
 
 

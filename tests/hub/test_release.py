@@ -29,10 +29,8 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    expected, meta = golden.load("tiny_base")
-    path = tmp_path_factory.mktemp("reference") / "golden.npz"
-    np.savez(path, input=golden.images(meta), logits=expected["logits"])
-    return path
+    folder = tmp_path_factory.mktemp("reference")
+    return golden.write_reference(folder / "golden.npz")
 
 
 def config():

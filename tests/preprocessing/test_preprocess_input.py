@@ -339,7 +339,8 @@ def test_floats_that_look_normalised_warn_at_the_callers_line(convert, scale, of
 
 def test_floats_above_255_warn():
     with pytest.warns(UserWarning, match="clipped"):
-        preprocess_input(np.full((9, 9, 3), 300.0), CROP_224)
+        found = preprocess_input(np.full((9, 9, 3), 300.0), CROP_224)
+    np.testing.assert_array_equal(found, 255)
 
 
 @pytest.mark.filterwarnings("error")
@@ -349,7 +350,8 @@ def test_floats_above_255_warn():
     ids=["black float", "dark uint8"],
 )
 def test_dark_images_do_not_warn(image):
-    preprocess_input(image, CROP_224)
+    found = preprocess_input(image, CROP_224)
+    np.testing.assert_array_equal(found, image.max())
 
 
 def test_a_missing_file_is_reported_as_such(tmp_path):

@@ -341,8 +341,14 @@ def _classify(model, labels, paths, top, unreadable):
 def _convert(options):
     from keras_cvt import conversion, hub_files
 
+    tolerance = conversion.TOLERANCE if options.tolerance is None else options.tolerance
     if options.all or options.out.startswith(hub_files.SCHEME):
-        return _release(options)
+        return _release(options, tolerance)
+    if options.dry_run or options.public or options.exports:
+        raise ValueError(
+            "Expected hf://org/repo with --dry-run, --public and --exports. "
+            f"Received: {options.out}"
+        )
     if options.checkpoint is None:
         raise ValueError("Expected a checkpoint and where to save it.")
     report = conversion.convert(
@@ -351,9 +357,7 @@ def _convert(options):
         config=_config(options.model) if options.model else None,
         activation=options.activation,
         reference=options.reference,
-        tolerance=conversion.TOLERANCE
-        if options.tolerance is None
-        else options.tolerance,
+        tolerance=tolerance,
     )
     stages = ", ".join(str(stage.embed_dim) for stage in report.config.stages)
     print(
@@ -369,7 +373,7 @@ def _convert(options):
     return 0
 
 
-def _release(options):
+def _release(options, tolerance):
     from keras_cvt import hub, hub_files
 
     target = options.out.removeprefix(hub_files.SCHEME)
@@ -384,6 +388,12 @@ def _release(options):
                 "Expected --all hf://org, and no checkpoint. "
                 f"Received: {options.checkpoint or ''} {options.out}"
             )
+        own = (options.model, options.activation, options.reference, options.tolerance)
+        if any(value is not None for value in own):
+            raise ValueError(
+                "Expected --all, which takes the published weights as they are, "
+                "without --model, --activation, --reference and --tolerance."
+            )
         releases = hub.release_all(target, options.folder, **how)
     else:
         if options.checkpoint is None:
@@ -395,6 +405,7 @@ def _release(options):
             config=_config(options.model) if options.model else None,
             activation=options.activation,
             reference=options.reference,
+            tolerance=tolerance,
             **how,
         )
         releases = [release]

@@ -47,7 +47,7 @@ def official_variables(model: CvTModel) -> dict[str, object]:
 
     Raises:
         CheckpointError: If a layer has variables that no checkpoint knows (LoRA,
-            quantisation).
+            quantization).
     """
     variables = {}
     # Not all layers: there may be others before the first stage.
@@ -67,7 +67,7 @@ def official_variables(model: CvTModel) -> dict[str, object]:
                 )
             if leaf.endswith("_scale"):
                 raise CheckpointError(
-                    "Checkpoints have no place for quantised weights: save the model "
+                    "Checkpoints have no place for quantized weights: save the model "
                     f"as `.keras`. Received: {variable.path}"
                 )
             if leaf != "token":

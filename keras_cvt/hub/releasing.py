@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def release(
     config: CvTConfig | None = None,
     activation: str | None = None,
     reference: str | os.PathLike | None = None,
+    tolerance: float = conversion.TOLERANCE,
     about: card.About | None = None,
     exports: Sequence[str] = (),
     dry_run: bool = False,
@@ -85,6 +87,7 @@ def release(
         activation: Against what the checkpoint's origin tells.
         reference: An `.npz` file of another implementation's outputs; without one,
             transformers computes them where it is installed.
+        tolerance: Largest allowed difference of a logit from `reference`.
         about: What the card says; None tells what is known of published weights.
         exports: Files to take along, of `"saved_model"`, `"litert"`,
             `"litert_float16"`, `"litert_dynamic_int8"`, `"onnx"` and `"openvino"`:
@@ -110,9 +113,8 @@ def release(
         # From now on the folder is no longer what an earlier record says.
         record.unlink(missing_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        done = _write(
-            checkpoint, repo_id, folder, config, activation, reference, about, exports
-        )
+        loaded = conversion.load(checkpoint, config, activation, reference, tolerance)
+        done = _write(loaded, checkpoint, repo_id, folder, reference, about, exports)
         files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
@@ -169,10 +171,7 @@ def _recorded(record, folder, checkpoint, repo_id, exports):
     return done if intact and same and done.artefacts == tuple(exports) else None
 
 
-def _write(
-    checkpoint, repo_id, folder, config, activation, reference, about, exports
-) -> Release:
-    done = conversion.load(checkpoint, config, activation, reference)
+def _write(done, checkpoint, repo_id, folder, reference, about, exports) -> Release:
     compared, difference = _compared(done, reference)
     model = conversion.classifier(done.model)
     published = _published(checkpoint)
@@ -181,6 +180,8 @@ def _write(
         labels = imagenet_labels()
         about = about or _about(published)
     artefacts = folder.with_name(folder.name + "-artefacts")
+    # Or the files of an earlier choice would come along.
+    shutil.rmtree(artefacts, ignore_errors=True)
     made = [EXPORTS[n](model, artefacts, labels, str(checkpoint)) for n in exports]
     if made:
         (artefacts / ARTEFACTS).write_text(json.dumps([vars(a) for a in made]))

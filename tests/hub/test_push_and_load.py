@@ -204,7 +204,7 @@ def test_a_folder_written_again_holds_nothing_of_before(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda model: model.quantize("int8"), "quantised"),
+        (lambda model: model.quantize("int8"), "quantized"),
         (lambda model: keras_cvt.training.enable_lora(model, 2), "LoRA"),
     ],
     ids=["int8", "LoRA"],

@@ -158,8 +158,10 @@ def test_an_export_comes_along_and_a_failing_one_stops_the_push(
     assert not server.steps
     assert (tmp_path / "out-artefacts" / "model.tflite").is_file()
     monkeypatch.setitem(road.EXPORTS, "litert", export)
+    (tmp_path / "out-artefacts" / "chosen-before.onnx").write_bytes(b"old")
     hub.release(*where, **how)
     assert server.repos[REPO]["model.tflite"] == b"flat"
+    assert "chosen-before.onnx" not in server.repos[REPO]
 
 
 def test_all_goes_on_after_one_that_fails(server, tmp_path, monkeypatch, capsys):
@@ -181,9 +183,21 @@ def test_an_unknown_export_is_answered(tmp_path):
         hub.release(OFFICIAL, REPO, tmp_path / "out", exports=["caffe"])
 
 
-@pytest.mark.parametrize("arguments", [["--all", "x.pth", "hf://o"], ["hf://o/r"]])
-def test_a_wrong_call_is_answered(arguments, capsys):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--all", "x.pth", "hf://o"],
+        ["--all", "hf://o", "--tolerance", "1"],
+        ["hf://o/r"],
+        # Else it would be written after all.
+        [str(OFFICIAL), "x.keras", "--dry-run"],
+        [str(OFFICIAL), "x.keras", "--exports", "onnx"],
+    ],
+)
+def test_a_wrong_call_is_answered(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert main(["convert", *arguments]) == 1
+    assert not list(tmp_path.iterdir())
     assert "Expected" in capsys.readouterr().err
 
 

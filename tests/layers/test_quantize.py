@@ -1,4 +1,4 @@
-"""Quantised networks: made from fresh ones, saved and loaded."""
+"""Quantized networks: made from fresh ones, saved and loaded."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
 
-# Keras warns of each layer that has nothing to quantise.
+# Keras warns of each layer that has nothing to quantize.
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* `quantize` method")
 
 CONFIG = CvTConfig(

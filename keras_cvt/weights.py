@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cvt import hub_files, repository, zoo
+from keras_cvt import downloads, hub_files, repository, zoo
 from keras_cvt.checkpoints import layouts, readers
 from keras_cvt.config import CvTConfig
 from keras_cvt.preprocessing import EvalTransform
@@ -112,7 +112,8 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
 
 
 def _published(record):
-    state, layout = layouts.to_official(readers.read_checkpoint(zoo.fetch(record)))
+    path = downloads.fetch(record)
+    state, layout = layouts.to_official(readers.read_checkpoint(path))
     return _as_published(Checkpoint(state, layout), record)
 
 

@@ -1,27 +1,19 @@
-"""The published weights: one record each, and the way to a local file.
+"""The published weights: one record each.
 
 The Hub repositories belong to the organisation `microsoft`.
 """
 
 import json
-import logging
-import os
-import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 from keras_cvt import config as configs
-from keras_cvt import files, hub_files, profile
-from keras_cvt.checkpoints import CheckpointError, layouts, readers
+from keras_cvt import profile
 from keras_cvt.config import CvTConfig
 from keras_cvt.preprocessing import EvalTransform
 from keras_cvt.tables import Table
-
-logger = logging.getLogger(__name__)
 
 _CROP_224 = EvalTransform((224, 224), 0.875)
 _SQUASH_384 = EvalTransform((384, 384), None)
@@ -236,79 +228,3 @@ def find_repo(repo_id: str) -> WeightsRecord | None:
 def eval_transform(name: str) -> EvalTransform:
     """Return how images are made for the weights called `name`; see `find`."""
     return find(name).eval_transform
-
-
-def cache_folder() -> Path:
-    """Return where converted weights are kept: `keras_cvt` beside Keras's files."""
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "keras_cvt"
-
-
-def fetch(record: WeightsRecord) -> Path:
-    """Return a local file of published weights, official layout.
-
-    The first call downloads and converts; later ones need no network. The file's
-    name carries the first half of the hash of its content, which is checked at
-    every call: a damaged file is made anew.
-
-    Raises:
-        FileNotFoundError: If the repository or its files do not exist.
-        OSError: If the Hub cannot be reached and nothing is cached.
-        CheckpointError: If a download does not have its recorded hash, or cannot
-            be read even after a second try.
-    """
-    known = known_files(record.repo)
-    stem = f"{record.repo.replace('/', '--')}@{known.revision or 'main'}"
-    folder = cache_folder()
-    for path in sorted(folder.glob(f"{stem}.*.safetensors")):
-        if path.name.split(".")[-2] == files.sha256(path)[:32]:
-            return path
-        # It stays: another process may have put a good file there meanwhile, and the
-        # new one takes its name anyway.
-        logger.warning("%s is damaged and is made anew.", path)
-    try:
-        state = _read_download(record.repo, known, force=False)
-    except CheckpointError as error:
-        logger.warning("The download of %s is repeated: %s", record.repo, error)
-        state = _read_download(record.repo, known, force=True)
-    return _store(state, folder, stem)
-
-
-def _read_download(repo, known, force):
-    path = hub_files.download_checkpoint(repo, known.revision, force)
-    expected = known.sha256.get(path.name)
-    if expected is not None and files.sha256(path) != expected:
-        raise CheckpointError(
-            f"{path.name} of {repo} should have the SHA-256 {expected}. "
-            f"Received: {files.sha256(path)}"
-        )
-    return layouts.to_official(readers.read_checkpoint(path))[0]
-
-
-_A_DAY = 24 * 3600
-
-
-def _store(state, folder, stem):
-    """Write under a name of its own, then rename: no reader sees half a file.
-
-    Two processes that convert at once write the same content to the same name, so
-    no lock is needed.
-    """
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob(".converting-*"):
-        # Of a killed process, unless it is at work still.
-        if time.time() - left_over.stat().st_mtime > _A_DAY:
-            left_over.unlink(missing_ok=True)
-    # Not mkstemp, whose files others could not read.
-    temporary = folder / f".converting-{uuid.uuid4()}"
-    try:
-        save_file({k: np.ascontiguousarray(a) for k, a in state.items()}, temporary)
-        path = folder / f"{stem}.{files.sha256(temporary)[:32]}.safetensors"
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path

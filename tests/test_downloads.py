@@ -1,0 +1,155 @@
+"""Published weights are downloaded, checked, converted once and kept."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import pytest
+from hub_client import loopback
+from loopback_hub import COMMIT
+
+from keras_cvt import downloads, hub_files, zoo
+from keras_cvt.checkpoints import CheckpointError
+from keras_cvt.checkpoints.readers import read_checkpoint
+
+CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
+FILES = {
+    "model.safetensors": CHECKPOINTS / "hf_pt" / "model.safetensors",
+    "tf_model.h5": CHECKPOINTS / "hf_tf" / "tf_model.h5",
+    "pytorch_model.bin": CHECKPOINTS / "hf_pt" / "pytorch_model.bin",
+}
+RECORD = zoo.find("cvt13/imagenet")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hub's client, pointed at a server on the loopback and an empty cache."""
+    with loopback(tmp_path, monkeypatch, {RECORD.repo: {}}) as server:
+        yield server
+
+
+def serve(hub, *names):
+    hub.repos[RECORD.repo] = {name: FILES[name].read_bytes() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("offered", "taken"),
+    [
+        (tuple(FILES), "model.safetensors"),
+        (("tf_model.h5", "pytorch_model.bin"), "tf_model.h5"),
+        (("pytorch_model.bin",), "pytorch_model.bin"),
+    ],
+)
+def test_the_safest_file_of_a_repository_is_taken(hub, offered, taken):
+    serve(hub, *offered)
+    assert hub_files.download_checkpoint(RECORD.repo).name == taken
+
+
+def test_the_second_fetch_asks_no_server(hub):
+    serve(hub, "model.safetensors")
+    first = downloads.fetch(RECORD)
+    asked = sum(hub.requests.values())
+    assert downloads.fetch(RECORD) == first
+    assert sum(hub.requests.values()) == asked
+
+
+def test_the_converted_file_is_in_the_official_layout(hub):
+    serve(hub, "tf_model.h5")
+    assert "stage2.cls_token" in read_checkpoint(downloads.fetch(RECORD))
+
+
+def test_a_flipped_bit_in_the_converted_file_is_noticed(hub, caplog):
+    serve(hub, "model.safetensors")
+    path = downloads.fetch(RECORD)
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert downloads.fetch(RECORD).read_bytes() == good
+    assert "damaged" in caplog.text
+
+
+def test_what_a_killed_conversion_left_is_never_used(hub):
+    serve(hub, "model.safetensors")
+    path = downloads.fetch(RECORD)
+    good = path.read_bytes()
+    path.unlink()
+    (path.parent / ".converting-x").write_bytes(good[: len(good) // 2])
+    path.write_bytes(good[: len(good) // 2])
+    assert downloads.fetch(RECORD).read_bytes() == good
+
+
+def test_a_damaged_download_is_repeated(hub):
+    serve(hub, "model.safetensors")
+    cached = hub_files.download_checkpoint(RECORD.repo)
+    data = cached.read_bytes()
+    cached.write_bytes(data[: len(data) // 2])
+    assert "stage2.cls_token" in read_checkpoint(downloads.fetch(RECORD))
+
+
+def test_a_download_that_is_cut_is_complete_in_the_end(hub):
+    serve(hub, "model.safetensors")
+    hub.cut_after["model.safetensors"] = 100_000
+    try:
+        path = downloads.fetch(RECORD)
+    except OSError as error:
+        assert "next call resumes" in str(error)
+        path = downloads.fetch(RECORD)
+    assert "stage2.cls_token" in read_checkpoint(path)
+
+
+def test_a_file_without_its_recorded_hash_is_refused(hub, monkeypatch):
+    serve(hub, "model.safetensors")
+    files = zoo.RepoFiles(COMMIT, {"model.safetensors": "0" * 64})
+    monkeypatch.setattr(zoo, "known_files", lambda repo: files)
+    with pytest.raises(CheckpointError, match="0" * 64):
+        downloads.fetch(RECORD)
+    assert not downloads.cache_folder().exists()
+
+
+def test_recorded_files_are_pinned_and_checked(hub, monkeypatch, tmp_path):
+    serve(hub, "model.safetensors", "tf_model.h5")
+    asset = tmp_path / "hub_files.json"
+    script = Path(__file__).parent.parent / "conversion" / "record_hub_files.py"
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    subprocess.run(
+        [sys.executable, script, "--output", asset, "--repos", RECORD.repo],
+        env=environment,
+        check=True,
+        timeout=120,
+    )
+    recorded = json.loads(asset.read_text())
+    assert recorded[RECORD.repo]["revision"] == COMMIT
+    assert set(recorded[RECORD.repo]["sha256"]) == {"model.safetensors", "tf_model.h5"}
+    monkeypatch.setattr(zoo, "_known_files", lambda: recorded)
+    assert COMMIT in downloads.fetch(RECORD).name
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, OSError), (403, OSError), (404, OSError)]
+)
+def test_a_refusal_is_one_clear_sentence(hub, status, error):
+    serve(hub, "model.safetensors")
+    for name in FILES:
+        hub.status[name] = status
+    with pytest.raises(error, match=RECORD.repo):
+        downloads.fetch(RECORD)
+
+
+@pytest.mark.parametrize("repo_id", ["a/b/c", "../x", "x", "a/..", ""])
+def test_what_is_no_repository_is_not_asked_for(repo_id):
+    with pytest.raises(ValueError, match="hf://org/repo"):
+        hub_files.download_checkpoint(repo_id)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_cached_is_found_without_a_network(hub, name, monkeypatch):
+    serve(hub, name)
+    first = hub_files.download_checkpoint(RECORD.repo)
+    hub.repos.clear()
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub_files.download_checkpoint(RECORD.repo) == first
+    assert hub_files.download_optional(RECORD.repo, "config.json") is None

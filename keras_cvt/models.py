@@ -87,6 +87,15 @@ class CvTModel(keras.Model):
             levels[f"P{stride.bit_length() - 1}"] = feature_map
         return levels
 
+    def make_train_function(self, force=False):
+        # On TensorFlow Keras leaves the optimizer's variables to the first step: each
+        # becomes a subgraph of it, and the whole step is traced a second time.
+        unbuilt = self.optimizer is not None and not self.optimizer.built
+        if unbuilt and keras.backend.backend() == "tensorflow":
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
 
 def build_model(
     config: CvTConfig,

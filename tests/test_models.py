@@ -346,6 +346,17 @@ def test_a_training_step_leaves_every_weight_finite(trained):
     assert all(np.all(np.isfinite(value)) for value in trained[1].values())
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow traces steps")
+def test_a_training_step_is_traced_once():
+    model = build(ONE_STAGE)
+    model.compile("adamw", "sparse_categorical_crossentropy")
+    traced = []
+    step = model.train_step
+    model.train_step = lambda data: traced.append(data) or step(data)
+    model.fit(IMAGES, np.array([0, 1]), epochs=2, verbose=0)
+    assert len(traced) == 1
+
+
 def without_gradient(config):
     """Return the paths of the parameters that do not change a mix of the logits."""
     model = build(config, classifier_activation=None)

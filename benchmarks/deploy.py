@@ -1,6 +1,6 @@
 """Exported files on the CPU: keras_cvt's beside PyTorch's, each in its runtime.
 
-Processes, turns and medians are those of `inference.py`. The peers are transformers'
+Processes, turns and medians are those of `turns.py`. The peers are transformers'
 PyTorch CvT as it is, and its ONNX file on ONNX Runtime and on OpenVINO.
 
     python benchmarks/deploy.py --output benchmarks/RESULTS.md
@@ -12,12 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import inference
-from inference import say
+import networks
+import reports
+import turns
 
 BASELINES = ("transformers eager", "PyTorch's ONNX, OpenVINO")
 PACKAGES = (
-    *inference.PACKAGES,
+    *reports.PACKAGES,
     "ai-edge-litert",
     "ai-edge-quantizer",
     "onnxruntime",
@@ -50,11 +51,11 @@ def files(args, batch_size):
 def prepare_keras(args):
     from keras_cvt import deploy
 
-    model = inference.keras_model(args)
-    images = inference.pixels(32, args.image_size)
+    model = networks.keras_model(args)
+    images = networks.pixels(32, args.image_size)
     for batch_size in args.batch_sizes:
         paths = files(args, batch_size)
-        options = {"batch_size": batch_size}
+        options = {"batch_size": batch_size, "image_size": (args.image_size,) * 2}
         deploy.export(model, paths["keras_cvt SavedModel"], **options)
         deploy.export(model, paths["keras_cvt ONNX, ONNX Runtime"], "onnx", **options)
         deploy.export(model, paths["keras_cvt OpenVINO"], "openvino", **options)
@@ -76,7 +77,7 @@ def prepare_torch(args):
     class Logits(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.model = inference.transformers_model(args)
+            self.model = networks.transformers_model(args)
 
         def forward(self, pixels):
             return self.model(pixels).logits
@@ -102,8 +103,8 @@ def exported(args):
 
     path = files(args, args.batch_size)[args.worker]
     if path.is_dir():
-        inference.tensorflow(args.threads)
-    images = inference.pixels(args.batch_size, args.image_size)
+        networks.tensorflow(args.threads)
+    images = networks.pixels(args.batch_size, args.image_size)
     call = runtimes.open_file(path, args.threads).call
     return lambda: call(images), args.batch_size
 
@@ -143,15 +144,15 @@ def torch_openvino(args):
 def nchw(args):
     import numpy as np
 
-    images = inference.pixels(args.batch_size, args.image_size) / 255
+    images = networks.pixels(args.batch_size, args.image_size) / 255
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
 CONTENDERS = {
-    "transformers eager": inference.transformers_eager,
+    "transformers eager": networks.transformers_eager,
     "PyTorch's ONNX, ONNX Runtime": torch_onnx,
     "PyTorch's ONNX, OpenVINO": torch_openvino,
-    "keras_cvt compiled call": inference.keras_cvt_call,
+    "keras_cvt compiled call": networks.keras_cvt_call,
     "keras_cvt SavedModel": exported,
     "keras_cvt ONNX, ONNX Runtime": exported,
     "keras_cvt OpenVINO": exported,
@@ -164,7 +165,7 @@ CONTENDERS = {
 
 def speed_rows(args):
     for batch_size in args.batch_sizes:
-        speeds, memory = inference.compare(args, CONTENDERS, batch_size)
+        speeds, memory = turns.compare(args, CONTENDERS, batch_size)
         paths = files(args, batch_size)
         sizes = {name: size(path) for name, path in paths.items()}
         for name, seen in speeds.items():
@@ -173,7 +174,7 @@ def speed_rows(args):
                 batch_size,
                 f"{statistics.median(seen):.1f}",
                 f"{min(seen):.1f}-{max(seen):.1f}",
-                *inference.ratios(seen, speeds, BASELINES),
+                *turns.ratios(seen, speeds, BASELINES),
                 f"{memory[name] / 2**20:.0f}",
                 f"{sizes[name] / 2**20:.1f}" if name in sizes else "",
             )
@@ -190,10 +191,10 @@ def report(args):
     lines = [
         f"## {datetime.date.today()}: exported {args.model} at {args.image_size}",
         "",
-        f"`{inference.command_line()}`",
+        f"`{reports.command_line()}`",
         "",
-        f"- {inference.processor()}",
-        f"- {inference.versions(PACKAGES)}",
+        f"- {reports.processor()}",
+        f"- {reports.versions(PACKAGES)}",
         f"- {args.threads} threads; random weights; medians over {args.rounds} rounds, "
         "the contenders' turns interleaved",
         "",
@@ -207,24 +208,24 @@ def report(args):
         "peak memory, MiB",
         "file, MiB",
     )
-    return "\n".join([*lines, *inference.table(header, speed_rows(args))]) + "\n"
+    return "\n".join([*lines, *reports.table(header, speed_rows(args))]) + "\n"
 
 
 def main():
-    args = inference.arguments(__doc__.splitlines()[0])
+    args = turns.arguments(__doc__.splitlines()[0])
     workers = {**CONTENDERS, **PREPARATIONS}
     if args.worker in PREPARATIONS:
         workers[args.worker](args)
         return
     if args.worker:
-        inference.work(args, workers)
+        turns.work(args, workers)
         return
-    inference.run(args, prepared_report)
+    turns.run(args, prepared_report)
 
 
 def prepared_report(args):
     for name in PREPARATIONS:
-        say(name)
+        reports.say(name)
         subprocess.run(
             [sys.executable, *sys.argv, "--worker", name]
             + ["--config-file", args.config_file],

@@ -9,15 +9,12 @@ to the choices of `keras_cvt.deploy.export` stand what was not chosen.
 
 import argparse
 import datetime
-import importlib.metadata
-import shlex
-import sys
 import tempfile
 from pathlib import Path
 
-import inference
 import keras
 import numpy as np
+import reports
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
@@ -160,10 +157,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="file that the report joins")
     args = parser.parse_args()
-    found = [
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("keras", "ai-edge-quantizer", "ai-edge-litert")
-    ]
+    versions = reports.versions(("keras", "ai-edge-quantizer", "ai-edge-litert"))
     header = (
         "LiteRT file",
         "top-1 agreement",
@@ -176,15 +170,12 @@ def main():
     lines = [
         f"## Quantization of a network that has learned ({datetime.date.today()})",
         "",
-        f"`{shlex.join(['python', 'benchmarks/quantization.py', *sys.argv[1:]])}`, "
-        + ", ".join(found),
+        f"`{reports.command_line()}`, {versions}",
         "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
+        *reports.table(header, rows(args)),
     ]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(args)]
     text = "\n".join(lines) + "\n"
-    inference.keep(text, args.output)
+    reports.keep(text, args.output)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,15 @@ import datetime
 import json
 import os
 import resource
-import shlex
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import inference
+import networks
+import reports
+import turns
 
 BASELINE = "transformers"
 WARM_UP = 2
@@ -29,7 +30,7 @@ WARM_UP = 2
 def keras_cvt_steps(args):
     """Train with `fit`; return the seconds of every step, the first with its set-up."""
     if os.environ["KERAS_BACKEND"] == "tensorflow":
-        inference.tensorflow(args.threads)
+        networks.tensorflow(args.threads)
     import keras
     import numpy as np
     import tensorflow as tf
@@ -38,12 +39,12 @@ def keras_cvt_steps(args):
     from keras_cvt import training
 
     training.set_precision(args.precision)
-    model = getattr(keras_cvt, inference.MODELS[args.model][0])(
+    model = getattr(keras_cvt, networks.MODELS[args.model][0])(
         weights=None, classifier_activation=None
     )
     recipe = training.PRETRAINING[args.model]
     recipe.compile(model, args.batch_size, steps_per_epoch=1000)
-    images = inference.pixels(args.batch_size, args.image_size)
+    images = networks.pixels(args.batch_size, args.image_size)
     labels = np.eye(1000, dtype="float32")[: args.batch_size]
     batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
     ends = []
@@ -65,10 +66,10 @@ def transformers_steps(args):
     """Train with a plain PyTorch loop; return the seconds of every step."""
     import torch
 
-    model = inference.transformers_model(args).train()
+    model = networks.transformers_model(args).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
-    images = torch.from_numpy(inference.pixels(args.batch_size, args.image_size) / 255)
+    images = torch.from_numpy(networks.pixels(args.batch_size, args.image_size) / 255)
     images = images.permute(0, 3, 1, 2).contiguous()
     labels = torch.arange(args.batch_size)
     low = args.precision == "bfloat16"
@@ -116,7 +117,7 @@ def start(name, precision, args):
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if args.quiet else None,
-        env=inference.environment(args.threads),
+        env=turns.environment(args.threads),
     ).stdout
     found = json.loads(output)
     return {
@@ -132,7 +133,7 @@ def rows(args):
     for i in range(args.rounds):
         for name in names if i % 2 == 0 else reversed(names):
             seen[name].append(start(*name, args))
-            inference.say(f"round {i + 1} of {args.rounds}: {name} {seen[name][-1]}")
+            reports.say(f"round {i + 1} of {args.rounds}: {name} {seen[name][-1]}")
     baseline = seen[BASELINE, args.precisions[0]]
     for (name, precision), found in seen.items():
         cells = [name, precision]
@@ -154,27 +155,26 @@ def report(args):
     columns = ["contender", "precision"]
     for title in ("images/s", "first step, s", "peak memory, MiB"):
         columns += [title, f"x {BASELINE}"]
-    command = shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]])
     lines = [
         f"## Training steps: {args.model} at {args.image_size}, batch "
         f"{args.batch_size} ({datetime.date.today()})",
         "",
-        f"`{command}`",
+        f"`{reports.command_line()}`",
         "",
-        f"- {inference.processor()}",
-        f"- {inference.versions()}",
+        f"- {reports.processor()}",
+        f"- {reports.versions()}",
         f"- {args.threads} threads (TensorFlow intra-op and inter-op, torch); medians "
         f"over {args.rounds} rounds of {args.steps - WARM_UP} steps each; ratios to "
         f"{BASELINE} in {args.precisions[0]}",
         "",
-        *inference.table(columns, rows(args)),
+        *reports.table(columns, rows(args)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=inference.MODELS, default="cvt13")
+    parser.add_argument("--model", choices=networks.MODELS, default="cvt13")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument(
@@ -197,7 +197,7 @@ def main():
     if args.worker:
         work(args)
         return
-    inference.run(args, report)
+    turns.run(args, report)
 
 
 if __name__ == "__main__":

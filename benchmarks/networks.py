@@ -1,0 +1,84 @@
+"""The networks that the benchmarks compare: keras_cvt's and transformers' PyTorch CvT.
+
+A contender is a function of the arguments that returns a function that runs once, and
+the number of images that one run takes.
+"""
+
+import os
+
+MODELS = {
+    "cvt13": ("CvT13", "CVT_13"),
+    "cvt21": ("CvT21", "CVT_21"),
+    "cvtw24": ("CvTW24", "CVT_W24"),
+}
+
+
+def keras_cvt_call(args):
+    """Return the compiled call of a model as users get it."""
+    model = keras_model(args)
+    images = pixels(args.batch_size, args.image_size)
+    if os.environ["KERAS_BACKEND"] != "tensorflow":
+        raise SystemExit("The compiled call is TensorFlow's: KERAS_BACKEND=tensorflow")
+    import tensorflow as tf
+
+    function = tf.function(lambda x: model(x, training=False))
+    images = tf.constant(images)
+    return lambda: function(images).numpy(), args.batch_size
+
+
+def transformers_eager(args):
+    """Return transformers' model under `inference_mode`."""
+    return torch_run(args, transformers_model(args))
+
+
+def torch_run(args, model):
+    import torch
+
+    images = torch.from_numpy(pixels(args.batch_size, args.image_size) / 255)
+    images = images.permute(0, 3, 1, 2).contiguous()
+
+    def run():
+        with torch.inference_mode():
+            return model(images).logits
+
+    return run, args.batch_size
+
+
+def pixels(count, size):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return rng.uniform(0, 255, (count, size, size, 3)).astype("float32")
+
+
+def tensorflow(threads):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    return tf
+
+
+def keras_model(args):
+    if os.environ["KERAS_BACKEND"] == "tensorflow":
+        tensorflow(args.threads)
+    import keras_cvt
+
+    return getattr(keras_cvt, MODELS[args.model][0])(weights=None)
+
+
+def transformers_model(args):
+    import torch
+    from transformers import CvtConfig, CvtForImageClassification
+
+    torch.set_num_threads(args.threads)
+    config = CvtConfig.from_json_file(args.config_file)
+    return CvtForImageClassification(config).eval()
+
+
+def image_gflop(args):
+    """Return the operations of one image: two for each multiply-accumulate."""
+    from keras_cvt import config, profile
+
+    size = args.image_size
+    return 2 * profile.macs(getattr(config, MODELS[args.model][1]), size, size) / 1e9

@@ -1,0 +1,56 @@
+"""What every report says of its run, and where the report goes."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+PACKAGES = ("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "transformers")
+
+
+def command_line():
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def processor():
+    model, flags = platform.processor() or platform.machine(), set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() == "flags":
+                flags = set(value.split())
+    wanted = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+    found = [flag for flag in wanted if flag in flags]
+    return f"{model}, {os.cpu_count()} CPUs, {' '.join(found) or 'flags unknown'}"
+
+
+def versions(packages=PACKAGES):
+    found = [f"Python {platform.python_version()}"]
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(found)
+
+
+def table(header, rows):
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(map(str, row)) + " |"
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def keep(text, output):
+    """Print a report, and let it join a file if there is one."""
+    print(text)
+    if output:
+        with output.open("a", encoding="utf-8") as file:
+            file.write("\n" + text)

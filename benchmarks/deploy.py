@@ -97,39 +97,45 @@ PREPARATIONS = {"prepare keras_cvt": prepare_keras, "prepare torch": prepare_tor
 # ---------------------------------------------------------------- contenders
 
 
-def exported(args):
-    """Return the call of a file that keras_cvt exported."""
-    from keras_cvt.deploy import runtimes
+# Opened as anyone would who has the file alone, so that no process holds Keras besides:
+# its peak memory is the runtime's. A function returns the call of one file.
 
-    path = files(args, args.batch_size)[args.worker]
-    if path.is_dir():
-        networks.tensorflow(args.threads)
+
+def saved_model(args):
+    loaded = networks.tensorflow(args.threads).saved_model.load(path(args))
     images = networks.pixels(args.batch_size, args.image_size)
-    call = runtimes.open_file(path, args.threads).call
-    return lambda: call(images), args.batch_size
+    call = loaded.signatures["serving_default"]
+    # `loaded` owns the signature's resources.
+    return lambda owner=loaded: call(images=images)["outputs"].numpy(), args.batch_size
 
 
-def torch_onnx(args):
-    """Return the call of PyTorch's ONNX file in ONNX Runtime."""
+def litert(args):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(path(args), num_threads=args.threads)
+    runner = interpreter.get_signature_runner("serving_default")
+    images = networks.pixels(args.batch_size, args.image_size)
+    return lambda: runner(images=images), args.batch_size
+
+
+def onnx(args):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     session = onnxruntime.InferenceSession(
-        str(files(args, args.batch_size)[args.worker]),
-        options,
-        providers=["CPUExecutionProvider"],
+        path(args), options, providers=["CPUExecutionProvider"]
     )
-    inputs = {session.get_inputs()[0].name: nchw(args)}
+    images = layout(args, session.get_inputs()[0].shape)
+    inputs = {session.get_inputs()[0].name: images}
     return lambda: session.run(None, inputs), args.batch_size
 
 
-def torch_openvino(args):
-    """Return the call of PyTorch's ONNX file in OpenVINO."""
+def openvino(args):
     import openvino
 
     compiled = openvino.compile_model(
-        str(files(args, args.batch_size)[args.worker]),
+        path(args),
         "CPU",
         {
             "INFERENCE_NUM_THREADS": args.threads,
@@ -137,26 +143,33 @@ def torch_openvino(args):
             "INFERENCE_PRECISION_HINT": "f32",
         },
     )
-    images = nchw(args)
+    images = layout(args, compiled.inputs[0].shape)
     return lambda: compiled(images), args.batch_size
 
 
-def nchw(args):
+def path(args):
+    return str(files(args, args.batch_size)[args.worker])
+
+
+def layout(args, shape):
+    """Return images as a file's input takes them: PyTorch's are (B, 3, H, W), 0-1."""
     import numpy as np
 
-    images = networks.pixels(args.batch_size, args.image_size) / 255
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    images = networks.pixels(args.batch_size, args.image_size)
+    if shape[1] != 3:
+        return images
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2) / 255)
 
 
 CONTENDERS = {
     "transformers eager": networks.transformers_eager,
-    "PyTorch's ONNX, ONNX Runtime": torch_onnx,
-    "PyTorch's ONNX, OpenVINO": torch_openvino,
+    "PyTorch's ONNX, ONNX Runtime": onnx,
+    "PyTorch's ONNX, OpenVINO": openvino,
     "keras_cvt compiled call": networks.keras_cvt_call,
-    "keras_cvt SavedModel": exported,
-    "keras_cvt ONNX, ONNX Runtime": exported,
-    "keras_cvt OpenVINO": exported,
-    **dict.fromkeys(LITERT, exported),
+    "keras_cvt SavedModel": saved_model,
+    "keras_cvt ONNX, ONNX Runtime": onnx,
+    "keras_cvt OpenVINO": openvino,
+    **dict.fromkeys(LITERT, litert),
 }
 
 

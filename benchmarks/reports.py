@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import resource
 import shlex
 import sys
 from pathlib import Path
@@ -35,6 +36,19 @@ def versions(packages=PACKAGES):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{package} {importlib.metadata.version(package)}")
     return ", ".join(found)
+
+
+def peak_memory():
+    """Return this process's peak memory in bytes.
+
+    On Linux not `ru_maxrss`, which starts at what the parent process held.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def table(header, rows):

@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -93,7 +92,7 @@ def work(args):
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Nothing that a library prints may get between.
     times = CONTENDERS[args.worker](args)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = reports.peak_memory()
     json.dump({"times": times, "memory": peak}, replies)
     replies.close()
 

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 
 from networks import MODELS
-from reports import keep, say
+from reports import keep, peak_memory, say
 
 
 def arguments(description):
@@ -148,8 +147,7 @@ def work(args, contenders):
     replies.write(json.dumps("ready") + "\n")
     for line in sys.stdin:
         if line.strip() == "quit":
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            replies.write(json.dumps(peak * 1024) + "\n")
+            replies.write(json.dumps(peak_memory()) + "\n")
             return
         times = []
         while sum(times) < args.seconds or len(times) < 2:

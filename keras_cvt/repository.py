@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from keras_cvt import files, hub_files, profile
-from keras_cvt.checkpoints.errors import CheckpointError
 from keras_cvt.config import CvTConfig
-from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.errors import CheckpointError
+from keras_cvt.eval_transform import EvalTransform
 
 # In the format of `sha256sum`, so that anybody can check a downloaded repository.
 SUMS = "SHA256SUMS"

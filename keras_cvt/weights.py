@@ -13,7 +13,7 @@ import numpy as np
 from keras_cvt import downloads, hub_files, repository, zoo
 from keras_cvt.checkpoints import layouts, readers
 from keras_cvt.config import CvTConfig
-from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.eval_transform import EvalTransform
 
 logger = logging.getLogger(__name__)
 

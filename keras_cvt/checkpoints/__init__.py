@@ -11,7 +11,7 @@ import numpy as np
 from keras_cvt import files, hub_files, repository
 from keras_cvt.checkpoints import assign, layouts, readers
 from keras_cvt.checkpoints.assign import LoadReport
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt.errors import CheckpointError
 from keras_cvt.models import CvTModel
 
 __all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "save_checkpoint"]

@@ -41,12 +41,14 @@ class Artefact:
         format: What it is, for people.
         difference: Largest difference of any output from the Keras model's.
         milliseconds: For one image, where it was measured.
+        agreement: Share of images whose best class is the Keras model's.
     """
 
     path: str
     format: str
     difference: float | None = None
     milliseconds: float | None = None
+    agreement: float | None = None
 
 
 def write_folder(

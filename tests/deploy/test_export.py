@@ -15,6 +15,7 @@ from PIL import Image
 
 import keras_cvt
 from keras_cvt.deploy import export, read_metadata, runtimes, verify
+from keras_cvt.deploy.verify import compare
 
 tensorflow_only = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="graphs are TensorFlow's"
@@ -260,6 +261,31 @@ def test_verify_tells_another_network_from_its_own(folder, model):
     assert not result.passed
     assert "FAILED" in str(result)
     assert result.to_dict()["max_difference"] == pytest.approx(1e-3, rel=0.05)
+
+
+def test_probabilities_are_compared_as_the_logits_that_they_come_from(tmp_path):
+    # Uncentred, the logarithms' common constant brings every cosine close to 1.
+    logits = np.array([[4.0, -1.0, -3.0], [0.5, -1.0, 0.5]])
+    other = logits + [[1.0, -1.0, 0.0], [0.0, 0.5, -0.5]]
+
+    def softmax(rows):
+        return np.exp(rows) / np.exp(rows).sum(-1, keepdims=True)
+
+    def result(outputs, answers):
+        return compare(
+            keras.Sequential([keras.layers.Flatten()]),
+            [answers(logits)],
+            runtimes.Runtime("keras", 2, lambda images: [answers(other)]),
+            networks.images(2, 4, 4, 3),
+            {"outputs": outputs, "quantization": "int8"},
+            tmp_path,
+        )
+
+    expected = result("logits", lambda rows: rows)
+    found = result("probabilities", softmax)
+    assert expected.cosine < 0.95
+    for name in ("cosine", "max_difference", "mean_difference", "top1_agreement"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".t
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    0 is success, 1 that some images could not be read or an error was printed, 2 a
-    wrong call.
+    0 is success, 1 that some images could not be read, an exported file failed its
+    verification or an error was printed, 2 a wrong call.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-cvt",
-        description="CvT for Keras: list, inspect, classify, convert, export.",
+        description="CvT for Keras: list, inspect, classify, convert, export, verify.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -1,7 +1,8 @@
-"""The commands `keras-cvt export` and `keras-cvt verify`."""
+"""The commands `keras-cvt export`, `keras-cvt verify` and `keras-cvt benchmark`."""
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,12 +60,50 @@ def add_commands(
     command.set_defaults(command=_export, load=load, image_paths=image_paths)
 
     command = commands.add_parser(
-        "verify", help="run an exported file and compare it with its model"
+        "verify",
+        help="run an exported file and compare it with its model",
+        epilog="Exit status: 0 if the file passed, 1 if it failed.",
     )
     command.add_argument("model", help=model_help)
     command.add_argument("file", help="what `export` wrote")
     _add_shared(command)
     command.set_defaults(command=_verify, load=load, image_paths=image_paths)
+
+    command = commands.add_parser(
+        "benchmark",
+        help="speed, size and agreement of every format on this machine",
+        epilog="Exit status: 0 if every file that ran passed, 1 if one failed.",
+    )
+    command.add_argument("model", help=model_help)
+    command.add_argument(
+        "--formats",
+        nargs="+",
+        metavar="NAME",
+        help="of keras, fused, saved_model, litert, litert_float16, "
+        "litert_dynamic_int8, litert_int8, onnx, openvino, openvino_float16 "
+        "(default: all)",
+    )
+    command.add_argument(
+        "--size", type=_positive, help="pixels (default: the weights' own)"
+    )
+    command.add_argument(
+        "--batch-size", type=_positive, default=1, help="images a call (default: 1)"
+    )
+    command.add_argument(
+        "--threads", type=_positive, help="of every runtime (default: all)"
+    )
+    command.add_argument(
+        "--representative",
+        nargs="+",
+        metavar="IMAGE",
+        help="files or folders to calibrate int8 on (default: the compared images)",
+    )
+    command.add_argument("--output", metavar="FOLDER", help="where the files stay")
+    command.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw speed against agreement"
+    )
+    _add_shared(command)
+    command.set_defaults(command=_benchmark, load=load, image_paths=image_paths)
 
 
 def _add_shared(command):
@@ -86,8 +125,10 @@ def _add_shared(command):
 
 
 def _size(text):
-    if text == "dynamic":
-        return text
+    return text if text == "dynamic" else _positive(text)
+
+
+def _positive(text):
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, received {number}")
@@ -140,6 +181,60 @@ def _compare(options, model, path):
     result = deploy.verify(model, path, images)
     print(json.dumps(result.to_dict(), indent=2) if options.json else result)
     return 0 if result.passed else 1
+
+
+def _benchmark(options):
+    from keras_cvt import deploy
+    from keras_cvt.deploy.packages import require
+
+    if options.plot is not None:
+        # Before minutes of work, not after them.
+        if options.plot.suffix != ".png":
+            raise ValueError(f"Expected --plot FILE.png. Received: {options.plot}")
+        require("matplotlib", "train")
+    _set_tensorflow_threads(options.threads)
+    model, labels = options.load(options)
+    size = options.size or model.eval_transform.image_size
+    images = _images(options, options.images, model, size)
+    if images is None:
+        height, width = (size, size) if isinstance(size, int) else size
+        images = deploy.made_up_images(
+            height, width, model.input.shape[-1], max(8, options.batch_size)
+        )
+    result = deploy.benchmark(
+        model,
+        images,
+        options.output,
+        options.formats or tuple(deploy.FORMATS),
+        batch_size=options.batch_size,
+        threads=options.threads,
+        representative_images=_images(options, options.representative, model, size),
+        labels=labels or None,
+        source_weights=_source(options),
+        progress=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
+    )
+    if options.plot is not None:
+        result.plot(options.plot)
+    print(json.dumps(result.to_dict(), indent=2) if options.json else result)
+    return 0 if result.passed else 1
+
+
+def _set_tensorflow_threads(threads):
+    """Give TensorFlow, whose count is the whole process's, as many threads."""
+    import keras
+
+    if threads is None or keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        raise ValueError(
+            "Expected --threads in a process in which TensorFlow has computed nothing "
+            f"yet. Received: threads={threads}"
+        ) from error
 
 
 def _images(options, names, model, size):

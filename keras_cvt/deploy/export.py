@@ -91,11 +91,11 @@ def export(
     _check_quantization(format, quantization)
     _check_path(path, format)
     _check_backend(format, path)
-    _check_model(model)
+    check_model(model)
     validation.check_int(1, top=top)
     shape = _shape(model, format, batch_size, image_size)
-    images = _check_representative(representative_images, quantization, shape)
-    outputs = _kind_of_outputs(model)
+    images = check_representative(representative_images, quantization, shape)
+    outputs = kind_of_outputs(model)
     labels = _labels(labels, model, outputs)
 
     network = fuse_model(model) if fuse else model
@@ -161,7 +161,8 @@ def _check_backend(format, path):
         )
 
 
-def _check_model(model):
+def check_model(model: Any) -> None:
+    """Raise ValueError unless a model is one that `export` takes."""
     from keras_cvt.models import CvTModel
 
     if not isinstance(model, CvTModel) or not model.stages or len(model.inputs) != 1:
@@ -201,7 +202,19 @@ def _shape(model, format, batch_size, image_size):
     return (batch_size, *image_size, model.input.shape[-1])
 
 
-def _check_representative(images, quantization, shape):
+def check_representative(
+    images: np.ndarray | None, quantization: str | None, shape: tuple[int | None, ...]
+) -> np.ndarray | None:
+    """Return representative images as float32, or None where none serve.
+
+    Args:
+        images: As given to `export`.
+        quantization: As given to `export`.
+        shape: Of what the file takes, (B, H, W, C); None where any.
+
+    Raises:
+        ValueError: If they do not fit, lack or serve nothing.
+    """
     if quantization != "int8":
         if images is not None:
             raise ValueError(
@@ -222,7 +235,8 @@ def _check_representative(images, quantization, shape):
     return images
 
 
-def _kind_of_outputs(model):
+def kind_of_outputs(model: keras.Model) -> str:
+    """Return `"probabilities"`, `"logits"` or `"features"`."""
     activation = getattr(model.layers[-1], "activation", None)
     if model.layers[-1].name != "head":
         return "features"

@@ -65,6 +65,24 @@ def open_file(path: str | os.PathLike, threads: int | None = None) -> Runtime:
     )
 
 
+def check_installed(format: str) -> None:
+    """Raise ImportError if a format's runtime is missing; the message says the extra.
+
+    Args:
+        format: As `keras_cvt.deploy.export` calls it.
+    """
+    if format in _MODULES:
+        require(*_MODULES[format])
+
+
+# Module and the extra that installs it.
+_MODULES = {
+    "litert": ("ai_edge_litert.interpreter", "litert"),
+    "onnx": ("onnxruntime", "onnx"),
+    "openvino": ("openvino", "openvino"),
+}
+
+
 def _saved_model(path):
     import tensorflow as tf
 
@@ -82,7 +100,7 @@ def _saved_model(path):
 
 
 def _litert(path, threads):
-    litert = require("ai_edge_litert.interpreter", "litert")
+    litert = require(*_MODULES["litert"])
     interpreter = litert.Interpreter(str(path), num_threads=threads)
     (entry,) = interpreter.get_input_details()
     runner = interpreter.get_signature_runner("serving_default")
@@ -96,7 +114,7 @@ def _litert(path, threads):
 
 
 def _onnx(path, threads):
-    onnxruntime = require("onnxruntime", "onnx")
+    onnxruntime = require(*_MODULES["onnx"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
@@ -112,7 +130,7 @@ def _onnx(path, threads):
 
 
 def _openvino(path, threads):
-    openvino = require("openvino", "openvino")
+    openvino = require(*_MODULES["openvino"])
     compiled = openvino.compile_model(
         str(path),
         "CPU",

@@ -2,23 +2,24 @@
 
 import numpy as np
 
-_COUNT = 8
 
-
-def made_up_images(height: int, width: int, channels: int) -> np.ndarray:
-    """Return 8 smooth images of all colours; noise would be no picture of anything.
+def made_up_images(
+    height: int, width: int, channels: int, count: int = 8
+) -> np.ndarray:
+    """Return smooth images of all colours; noise would be no picture of anything.
 
     Args:
         height: In pixels.
         width: In pixels.
         channels: Of each image.
+        count: How many images.
 
     Returns:
-        float32 (8, height, width, channels) in 0-255, the same every time.
+        float32 (count, height, width, channels) in 0-255, the same every time.
     """
     from PIL import Image
 
-    coarse = np.random.default_rng(0).uniform(0, 255, (_COUNT, channels, 7, 7))
+    coarse = np.random.default_rng(0).uniform(0, 255, (count, channels, 7, 7))
     planes = [
         [
             Image.fromarray(plane.astype("float32")).resize(

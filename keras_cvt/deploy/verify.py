@@ -36,7 +36,7 @@ class Verification:
         quantization: As `keras_cvt.deploy.export` calls it.
         images: How many were compared.
         max_difference: Largest difference of an output. Probabilities are compared
-            by their logarithms: that is by logits, but for a constant.
+            by their logarithms, centred: that is by logits, but for a constant.
         mean_difference: Mean difference of an output.
         cosine: Smallest cosine of an image's outputs with the model's.
         top1_agreement: Share of images with the same best class; None without
@@ -113,7 +113,8 @@ def verify(
         threads: Of the runtime; None means as many as the processor has.
 
     Returns:
-        The comparison; `passed` is its verdict.
+        The comparison; `passed` is its verdict. A failure raises nothing; `keras-cvt
+        verify` ends with exit status 1 then.
 
     Raises:
         ValueError: If the images do not fit, or the path holds no exported file.
@@ -125,16 +126,40 @@ def verify(
         >>> assert result.passed
     """
     described = metadata.read(path)
-    images = _checked(images, described["input"])
+    images = checked(images, described["input"])
     runtime = runtimes.open_file(path, threads)
-    size = min(runtime.batch_size or 8, len(images))
-    expected = _in_order(model.predict(images, batch_size=size, verbose=0))
+    expected = outputs(model, images, min(runtime.batch_size or 8, len(images)))
+    return compare(model, expected, runtime, images, described, path)
+
+
+def compare(
+    model: keras.Model,
+    expected: list[np.ndarray],
+    runtime: runtimes.Runtime,
+    images: np.ndarray,
+    described: dict[str, Any],
+    path: str | os.PathLike,
+) -> Verification:
+    """Compare what a runtime computes with what its model computed.
+
+    Args:
+        model: The model, for its speed.
+        expected: Its `outputs` for the images.
+        runtime: An opened file.
+        images: What `checked` returned.
+        described: The file's metadata.
+        path: The file.
+
+    Raises:
+        ValueError: If the runtime's outputs are of another shape.
+    """
     found = runtime.run(images)
     if [a.shape for a in expected] != [b.shape for b in found]:
         raise ValueError(
             f"Expected outputs of shape {[a.shape for a in expected]}, as the model's. "
             f"Received: {[b.shape for b in found]} from {path}"
         )
+    size = min(runtime.batch_size or 8, len(images))
     batch = images[:size]
     return _judge(
         expected,
@@ -151,7 +176,23 @@ def verify(
     )
 
 
-def _checked(images, described):
+def outputs(
+    model: keras.Model, images: np.ndarray, batch_size: int
+) -> list[np.ndarray]:
+    """Return a model's outputs, sorted by name as an opened file's are."""
+    return in_order(model.predict(images, batch_size=batch_size, verbose=0))
+
+
+def checked(images: np.ndarray, described: dict[str, Any]) -> np.ndarray:
+    """Return images as float32.
+
+    Args:
+        images: (N, H, W, C).
+        described: What a file's metadata says of its input.
+
+    Raises:
+        ValueError: If they do not fit it.
+    """
     images = np.asarray(images, "float32")
     size = (*described["image_size"], described["channels"])
     fits = images.ndim == 4 and all(
@@ -172,8 +213,8 @@ def _checked(images, described):
     return images
 
 
-def _in_order(outputs):
-    # Sorted by name, as runtimes.py gives them.
+def in_order(outputs: Any) -> list[np.ndarray]:
+    """Return a Keras model's outputs as a list, sorted by name if they have any."""
     if isinstance(outputs, dict):
         return [outputs[name] for name in sorted(outputs)]
     return outputs if isinstance(outputs, list) else [outputs]
@@ -188,7 +229,7 @@ def _judge(expected, found, described, quantization, **facts):
         top5 = float(np.mean(np.any(five == best[:, None], axis=-1)))
     if described["outputs"] == "probabilities":
         expected, found = (
-            [np.log(np.maximum(array, _SMALLEST)) for array in arrays]
+            [_centred_logarithms(array) for array in arrays]
             for arrays in (expected, found)
         )
     expected, found = _rows(expected), _rows(found)
@@ -220,6 +261,12 @@ def _judge(expected, found, described, quantization, **facts):
     )
 
 
+def _centred_logarithms(probabilities):
+    # The constant between logarithms and logits would hide what a cosine tells.
+    logarithms = np.log(np.maximum(probabilities, _SMALLEST))
+    return logarithms - logarithms.mean(-1, keepdims=True)
+
+
 def _rows(arrays):
     """Put an image's outputs into one row of a matrix (N, features)."""
     rows = [array.reshape(len(array), -1) for array in arrays]
@@ -236,9 +283,10 @@ def _size(path):
 def _seconds(run: Callable[[], Any], at_least: float = 0.5) -> float:
     """Return the median time of a call."""
     run()
-    times = []
-    while len(times) < 3 or sum(times) < at_least:
+    times, total = [], 0.0
+    while len(times) < 3 or total < at_least:
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
+        total += times[-1]
     return statistics.median(times)

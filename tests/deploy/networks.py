@@ -2,6 +2,7 @@
 
 import golden
 import numpy as np
+from PIL import Image
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
@@ -64,6 +65,17 @@ CONFIGS = {
     ),
 }
 
+# Every projection, with and without class token, in the smallest network that has it.
+PROJECTIONS = {
+    f"{projection}, {'class token' if cls_token else 'no class token'}": CvTConfig(
+        stages=(
+            StageConfig(16, 1, 2, 7, 4, 2, projection=projection, cls_token=cls_token),
+        )
+    )
+    for projection in ("dw_bn", "avg", "linear")
+    for cls_token in (True, False)
+}
+
 
 def build(config, **kwargs):
     """Return a network whose weights and norm statistics are all random."""
@@ -76,3 +88,19 @@ def build(config, **kwargs):
 def images(*shape, seed=0):
     rng = np.random.default_rng(seed)
     return rng.uniform(0, 255, shape).astype("float32")
+
+
+def save_classifier(path):
+    """Save a small classifier for images of 64 x 64 as `.keras`."""
+    model = build(CONFIGS["as published"], classifier_activation="softmax")
+    model.eval_transform = keras_cvt.preprocessing.EvalTransform((64, 64), 0.875)
+    model.save(path)
+
+
+def save_photos(folder, sizes):
+    """Save smooth images of the given (width, height) into a new folder."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i, size in enumerate(sizes):
+        image = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype="uint8"))
+        image.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.png")

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import networks
-import numpy as np
 import pytest
-from PIL import Image
 
 import keras_cvt
 from keras_cvt.cli import main
@@ -22,17 +20,9 @@ LABELS = [f"label {i}" for i in range(10)]
 def folder(tmp_path_factory):
     """Return a folder with a model, its labels, two photos and three exports."""
     folder = tmp_path_factory.mktemp("programs")
-    model = networks.build(
-        networks.CONFIGS["as published"], classifier_activation="softmax"
-    )
-    model.eval_transform = keras_cvt.preprocessing.EvalTransform((64, 64), 0.875)
-    model.save(folder / "model.keras")
+    networks.save_classifier(folder / "model.keras")
     (folder / "labels.txt").write_text("\n".join(LABELS))
-    (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    for i, size in enumerate([(90, 121), (70, 50)]):
-        image = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype="uint8"))
-        image.resize(size, Image.Resampling.BICUBIC).save(folder / f"photos/{i}.png")
+    networks.save_photos(folder / "photos", [(90, 121), (70, 50)])
     for file in ("model.tflite", "model.onnx", "saved_model"):
         assert main(export_arguments(folder, file, "--no-verify")) == 0
     return folder

@@ -100,7 +100,8 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
         return from_repository(*hub_files.split_revision(name))
     try:
         # First, so that a folder called "imagenet" cannot stand in for the weights.
-        return _published(zoo.find(str(weights), model))
+        record = zoo.find(str(weights), model)
+        return _published(downloads.fetch(record), record)
     except zoo.UnknownWeightsError:
         path = Path(weights)
         if not path.exists():
@@ -110,17 +111,14 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
     return _from_file(path)
 
 
-def _published(record):
-    path = downloads.fetch(record)
+def _published(path, record):
+    """Read published weights in whatever layout they are."""
     state, layout = layouts.to_official(readers.read_checkpoint(path))
-    return _as_published(Checkpoint(state, layout), record)
-
-
-def _as_published(checkpoint, record):
-    # Trained with QuickGELU, although transformers runs its copies with GELU.
-    return dataclasses.replace(
-        checkpoint,
+    return Checkpoint(
+        state,
+        layout,
         eval_transform=record.eval_transform,
+        # Although transformers runs its copies with GELU.
         activation="quick_gelu",
         config=zoo.MODELS[record.model],
     )
@@ -140,10 +138,11 @@ def from_repository(repo_id: str, revision: str | None = None) -> Checkpoint:
         OSError: If a download fails and nothing is cached.
     """
     record = zoo.find_repo(repo_id)
-    if record is not None and revision is None:
-        return _published(record)
-    checkpoint = _from_file(repository.download(repo_id, revision))
-    return checkpoint if record is None else _as_published(checkpoint, record)
+    if record is None:
+        return _from_file(repository.download(repo_id, revision))
+    if revision is None:
+        return _published(downloads.fetch(record), record)
+    return _published(repository.download_checkpoint(repo_id, revision), record)
 
 
 def _from_file(path):

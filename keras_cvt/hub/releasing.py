@@ -106,18 +106,33 @@ def release(
         # From now on the folder is no longer what an earlier record says.
         record.unlink(missing_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        loaded = conversion.load(checkpoint, config, activation, reference, tolerance)
-        compared = _compared(loaded, reference)
-        done = _write(
-            loaded,
-            checkpoint,
-            repo_id,
-            folder,
-            compared,
-            about,
-            exports,
-            representative,
+        model, labels, compared = _compared(
+            checkpoint, config, activation, reference, tolerance
         )
+        published = _published(checkpoint)
+        if published is not None:
+            labels, about = imagenet_labels(), about or _about(published)
+        artefacts = folder.with_name(folder.name + "-artefacts") if exports else None
+        if exports:
+            write_artefacts(
+                model,
+                artefacts,
+                exports,
+                labels=labels,
+                source=str(checkpoint),
+                representative_images=_images(representative, model),
+            )
+        written = write_folder(
+            model,
+            folder,
+            repo_id=repo_id,
+            labels=labels,
+            artefacts=artefacts,
+            about=about,
+            reference_difference=compared[1],
+        )
+        target = str(checkpoint), repo_id, str(folder)
+        done = Release(*target, *compared, written, tuple(exports))
         files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
@@ -182,47 +197,6 @@ def _recorded(record, folder, checkpoint, repo_id, exports):
     return done if intact and same and done.artefacts == tuple(exports) else None
 
 
-def _write(
-    done, checkpoint, repo_id, folder, compared, about, exports, representative
-) -> Release:
-    reference, difference = compared
-    model = conversion.classifier(done.model)
-    published = _published(checkpoint)
-    labels = done.source.labels or None
-    if published is not None:
-        labels = imagenet_labels()
-        about = about or _about(published)
-    artefacts = None
-    if exports:
-        artefacts = folder.with_name(folder.name + "-artefacts")
-        write_artefacts(
-            model,
-            artefacts,
-            exports,
-            labels=labels,
-            source=str(checkpoint),
-            representative_images=_images(representative, model),
-        )
-    written = write_folder(
-        model,
-        folder,
-        repo_id=repo_id,
-        labels=labels,
-        artefacts=artefacts,
-        about=about,
-        reference_difference=difference,
-    )
-    return Release(
-        str(checkpoint),
-        repo_id,
-        str(folder),
-        reference,
-        difference,
-        written,
-        tuple(exports),
-    )
-
-
 def _images(paths, model):
     if not paths:
         return None
@@ -230,16 +204,24 @@ def _images(paths, model):
     return preprocess_input(paths, model)
 
 
-def _compared(done, reference):
+def _compared(checkpoint, config, activation, reference, tolerance):
+    """Return the classifier, its labels, and what it agrees with and how far.
+
+    Nothing else of the conversion is left: of the largest network that is gigabytes.
+    """
+    done = conversion.load(checkpoint, config, activation, reference, tolerance)
+    compared = "", None
     if reference is not None:
-        return Path(reference).name, done.reference_difference
-    logits = peers.transformers_logits(done.model, done.images)
-    if logits is None:
-        return "", None
-    difference = conversion.compare(
-        done.logits, logits, _PEER_TOLERANCE, "transformers'"
-    )
-    return "transformers", difference
+        compared = Path(reference).name, done.reference_difference
+    else:
+        logits = peers.transformers_logits(done.model, done.images)
+        if logits is not None:
+            what = "transformers'"
+            compared = (
+                "transformers",
+                conversion.compare(done.logits, logits, _PEER_TOLERANCE, what),
+            )
+    return conversion.classifier(done.model), done.source.labels or None, compared
 
 
 def _published(checkpoint):

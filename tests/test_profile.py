@@ -21,6 +21,17 @@ def test_macs_are_the_papers_within_one_percent(name):
         assert gmacs == pytest.approx(paper, rel=0.01)
 
 
+def test_attention_macs_are_two_products_of_queries_and_keys():
+    """CvT-13 at 224: maps of 56, 28 and 14; keys on half of each; a class token."""
+    expected = [
+        1 * 2 * 56**2 * 28**2 * 64,
+        2 * 2 * 28**2 * 14**2 * 192,
+        10 * 2 * (14**2 + 1) * (7**2 + 1) * 384,
+    ]
+    parts = profile.profile(config.CVT_13)
+    assert [part.attention_macs for part in parts] == [*expected, 0, 0]
+
+
 def test_cvt_w24_has_the_papers_parameters():
     parts = profile.profile(config.CVT_W24)
     assert sum(part.parameters for part in parts) == 277_196_392

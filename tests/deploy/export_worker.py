@@ -1,15 +1,18 @@
 """Exports small networks in a process of its own: the LiteRT converter leaks.
 
-python export_worker.py FOLDER
+python export_worker.py FOLDER [projections | cvt13 | cvt21]
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import networks
+import numpy as np
 
-from keras_cvt.config import CVT_13
-from keras_cvt.deploy import export
+from keras_cvt.config import CVT_13, CVT_21
+from keras_cvt.deploy import FORMATS, export, fuse
 
 # File -> network, format and further arguments.
 FILES = {
@@ -44,12 +47,16 @@ FILES = {
 }
 
 
-FULL_SIZE = ("cvt13.tflite", "cvt13.onnx", "cvt13.xml", "cvt13")
-_FORMATS = {".tflite": "litert", ".onnx": "onnx", ".xml": "openvino"}
+# Of `FORMATS`: each published size once in full precision.
+FULL_PRECISION = ("saved_model", "litert", "onnx", "openvino")
+FULL_SIZE = {
+    "cvt13": (CVT_13, (*FULL_PRECISION, "litert_dynamic_int8", "litert_int8")),
+    "cvt21": (CVT_21, (*FULL_PRECISION, "litert_float16")),
+}
 
 
-def full_size_model():
-    return networks.build(CVT_13, classes=1000)
+def full_size_model(name):
+    return networks.build(FULL_SIZE[name][0], classes=1000)
 
 
 def model(file):
@@ -57,12 +64,49 @@ def model(file):
     return networks.build(networks.CONFIGS[name], input_shape=(None, None, 3))
 
 
+def export_full_size(folder, name):
+    fused = fuse(full_size_model(name))
+    for format, quantization, file in map(FORMATS.get, FULL_SIZE[name][1]):
+        images = None
+        if quantization == "int8":
+            # Of the files' size alone: their agreement is tested on small networks.
+            images = networks.images(1, 224, 224, 3)
+        export(fused, folder / file, format, quantization, representative_images=images)
+
+
+def export_projections(folder):
+    """Export every projection in every format, and save the Keras logits beside."""
+    images = networks.images(1, 36, 44, 3)
+    np.save(folder / "images.npy", images)
+    for i, config in enumerate(networks.PROJECTIONS.values()):
+        network = networks.build(config, input_shape=(36, 44, 3))
+        (folder / str(i)).mkdir()
+        np.save(folder / str(i) / "expected.npy", network.predict(images, verbose=0))
+        for format, quantization, file in map(FORMATS.get, FULL_PRECISION):
+            export(network, folder / str(i) / file, format, quantization)
+
+
+def run(folder, *arguments):
+    """Run this file in a process of its own."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*paths, *sys.path]),
+        "KERAS_BACKEND": "tensorflow",
+    }
+    command = [sys.executable, __file__, folder, *arguments]
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env=environment
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
 def main():
     folder = Path(sys.argv[1])
+    if sys.argv[2:] == ["projections"]:
+        export_projections(folder)
+        return
     if sys.argv[2:]:
-        for file in FULL_SIZE:
-            format = _FORMATS.get(Path(file).suffix, "tf_saved_model")
-            export(full_size_model(), folder / file, format)
+        export_full_size(folder, sys.argv[2])
         return
     for file, (_, format, arguments) in FILES.items():
         arguments = {"image_size": (64, 64)} | arguments

@@ -65,6 +65,17 @@ CONFIGS = {
     ),
 }
 
+# Every projection, with and without class token, in the smallest network that has it.
+PROJECTIONS = {
+    f"{projection}, {'class token' if cls_token else 'no class token'}": CvTConfig(
+        stages=(
+            StageConfig(16, 1, 2, 7, 4, 2, projection=projection, cls_token=cls_token),
+        )
+    )
+    for projection in ("dw_bn", "avg", "linear")
+    for cls_token in (True, False)
+}
+
 
 def build(config, **kwargs):
     """Return a network whose weights and norm statistics are all random."""

@@ -3,7 +3,6 @@ import io
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import export_worker
 import keras
@@ -14,31 +13,20 @@ from networks import CONFIGS
 from PIL import Image
 
 import keras_cvt
-from keras_cvt.deploy import export, read_metadata, runtimes, verify
+from keras_cvt.deploy import FORMATS, export, read_metadata, runtimes, verify
 from keras_cvt.deploy.verify import compare
 
 tensorflow_only = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="graphs are TensorFlow's"
 )
-
-
-def run_worker(folder, *arguments):
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*paths, *sys.path]),
-        "KERAS_BACKEND": "tensorflow",
-    }
-    command = [sys.executable, export_worker.__file__, folder, *arguments]
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env=environment
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
+# Largest difference of a logit on photos.
+TOLERANCES = {None: 1e-4, "float16": 1e-2}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    run_worker(folder)
+    export_worker.run(folder)
     return folder
 
 
@@ -58,17 +46,43 @@ def test_every_file_computes_what_its_model_computes(folder, file):
     assert result.cosine > (0.99 if result.quantization == "int8" else 0.999)
 
 
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory):
+    """Return a function from a published network's name to a folder with its files."""
+    folders = {}
+
+    def exported(name):
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name)
+            export_worker.run(folders[name], name)
+        return folders[name]
+
+    return exported
+
+
 @pytest.mark.full_size
-def test_cvt13_in_every_format_is_within_1e_4_on_photos(tmp_path):
+@pytest.mark.parametrize("name", export_worker.FULL_SIZE)
+def test_published_networks_agree_on_photos_in_every_format(full_size, name):
     from skimage import data
 
-    run_worker(tmp_path, "full_size")
-    model = export_worker.full_size_model()
+    model = export_worker.full_size_model(name)
     photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
     images = keras_cvt.preprocess_input(photos, model)
-    for file in export_worker.FULL_SIZE:
-        result = verify(model, tmp_path / file, images)
-        assert result.passed and result.max_difference <= 1e-4, result
+    for _, quantization, file in map(FORMATS.get, export_worker.FULL_SIZE[name][1]):
+        if quantization in TOLERANCES:
+            result = verify(model, full_size(name) / file, images)
+            assert result.top1_agreement == 1.0, result
+            assert result.max_difference <= TOLERANCES[quantization], result
+
+
+@pytest.mark.full_size
+def test_cvt13_in_8_bits_is_little_more_than_a_quarter_of_its_float32_file(full_size):
+    sizes = {
+        name: (full_size("cvt13") / FORMATS[name][-1]).stat().st_size
+        for name in ("litert", "litert_dynamic_int8", "litert_int8")
+    }
+    assert sizes["litert_dynamic_int8"] <= 0.28 * sizes["litert"]
+    assert sizes["litert_int8"] <= 0.28 * sizes["litert"]
 
 
 def test_files_carry_their_metadata(folder):

@@ -1,0 +1,68 @@
+"""Runs exported files as their users do: without keras_cvt, in each file's own runtime.
+
+python run_alone.py FOLDER NAME...: of each numbered folder in FOLDER, the files NAME.
+"""
+
+import sys
+from pathlib import Path
+
+# Of TensorFlow, only what has no other runtime.
+FILES = {
+    "saved_model": ["keras_cvt", "keras"],
+    "model.tflite": ["keras_cvt", "keras", "tensorflow"],
+    "model.onnx": ["keras_cvt", "keras", "tensorflow"],
+    "model.xml": ["keras_cvt", "keras", "tensorflow"],
+}
+
+
+def saved_model(path, images):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(path)
+    return loaded.signatures["serving_default"](images=tf.constant(images))["outputs"]
+
+
+def litert(path, images):
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(path).get_signature_runner("serving_default")
+    return runner(images=images)["outputs"]
+
+
+def onnx(path, images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(["outputs"], {"images": images})[0]
+
+
+def openvino(path, images):
+    import openvino
+
+    hint = {"INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.compile_model(path, "CPU", hint)(images)["outputs"]
+
+
+RUNTIMES = {
+    "saved_model": saved_model,
+    "model.tflite": litert,
+    "model.onnx": onnx,
+    "model.xml": openvino,
+}
+
+
+def main():
+    import numpy as np
+
+    folder, *names = sys.argv[1:]
+    images = np.load(Path(folder) / "images.npy")
+    for name in names:
+        # An import of these fails from here on.
+        sys.modules.update(dict.fromkeys(FILES[name]))
+        for path in sorted(Path(folder).glob(f"*/{name}")):
+            outputs = RUNTIMES[name](str(path), images)
+            np.save(path.parent / f"{name}.npy", np.asarray(outputs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,15 @@
 """Exported files on the CPU: keras_cvt's beside PyTorch's, each in its runtime.
 
 Processes, turns and medians are those of `turns.py`. The peers are transformers'
-PyTorch CvT as it is, and its ONNX file on ONNX Runtime and on OpenVINO.
+PyTorch CvT as it is, and its ONNX file on ONNX Runtime and on OpenVINO. Every row of
+keras_cvt's says how far its logits are from those of the Keras model in float32, as
+precision differs. bfloat16 is measured where the processor multiplies it.
 
     python benchmarks/deploy.py --output benchmarks/RESULTS.md
 """
 
 import datetime
+import functools
 import statistics
 import subprocess
 import sys
@@ -30,6 +33,10 @@ LITERT = {
     "keras_cvt LiteRT dynamic_int8": "dynamic_int8",
     "keras_cvt LiteRT int8": "int8",
 }
+# Of ONNX Runtime's own `quantize_dynamic`, which keras_cvt does not offer.
+ONNX_INT8 = "keras_cvt ONNX, quantize_dynamic, ONNX Runtime"
+OPENVINO_BFLOAT16 = "keras_cvt OpenVINO, bfloat16"
+COMPILED_BFLOAT16 = "keras_cvt compiled call, mixed_bfloat16"
 
 
 def files(args, batch_size):
@@ -40,35 +47,58 @@ def files(args, batch_size):
         "PyTorch's ONNX, OpenVINO": folder / f"torch{batch_size}.onnx",
         "keras_cvt SavedModel": folder / f"saved_model{batch_size}",
         "keras_cvt ONNX, ONNX Runtime": folder / f"keras{batch_size}.onnx",
+        ONNX_INT8: folder / f"keras_int8_{batch_size}.onnx",
         "keras_cvt OpenVINO": folder / f"keras{batch_size}.xml",
+        OPENVINO_BFLOAT16: folder / f"keras{batch_size}.xml",
         **{name: folder / f"{q}{batch_size}.tflite" for name, q in LITERT.items()},
     }
+
+
+def model_file(args):
+    return Path(args.config_file).parent / "model.keras"
+
+
+def logits_file(args, name, batch_size):
+    return Path(args.config_file).parent / f"{name}, {batch_size}.npy"
+
+
+REFERENCE = "Keras in float32"
 
 
 # ---------------------------------------------------------------- preparation
 
 
 def prepare_keras(args):
-    from keras_cvt import deploy
+    import numpy as np
+    from onnxruntime.quantization import quantize_dynamic
 
-    model = networks.keras_model(args)
+    from keras_cvt.deploy.processes import export_elsewhere
+
+    model = networks.keras_model(args, classifier_activation=None)
+    model.save(model_file(args))
     images = networks.pixels(32, args.image_size)
     for batch_size in args.batch_sizes:
+        pixels = networks.pixels(batch_size, args.image_size)
+        logits = model.predict(pixels, verbose=0)
+        np.save(logits_file(args, REFERENCE, batch_size), logits)
         paths = files(args, batch_size)
-        options = {"batch_size": batch_size, "image_size": (args.image_size,) * 2}
-        deploy.export(model, paths["keras_cvt SavedModel"], **options)
-        deploy.export(model, paths["keras_cvt ONNX, ONNX Runtime"], "onnx", **options)
-        deploy.export(model, paths["keras_cvt OpenVINO"], "openvino", **options)
-        for name, quantization in LITERT.items():
-            representative = images if quantization == "int8" else None
-            deploy.export(
-                model,
+        formats = {
+            "keras_cvt SavedModel": ("tf_saved_model", None),
+            "keras_cvt ONNX, ONNX Runtime": ("onnx", None),
+            "keras_cvt OpenVINO": ("openvino", None),
+            **{name: ("litert", quantization) for name, quantization in LITERT.items()},
+        }
+        for name, (format, quantization) in formats.items():
+            export_elsewhere(
+                model_file(args),
                 paths[name],
-                "litert",
-                quantization,
-                representative_images=representative,
-                **options,
+                images if quantization == "int8" else None,
+                format=format,
+                quantization=quantization,
+                batch_size=batch_size,
+                image_size=(args.image_size,) * 2,
             )
+        quantize_dynamic(paths["keras_cvt ONNX, ONNX Runtime"], paths[ONNX_INT8])
 
 
 def prepare_torch(args):
@@ -98,7 +128,18 @@ PREPARATIONS = {"prepare keras_cvt": prepare_keras, "prepare torch": prepare_tor
 
 
 # Opened as anyone would who has the file alone, so that no process holds Keras besides:
-# its peak memory is the runtime's. A function returns the call of one file.
+# its peak memory is the runtime's. A function returns the call of one file, which
+# returns the logits.
+
+
+def compiled_call(args, policy="float32"):
+    networks.tensorflow(args.threads)
+    import keras
+
+    keras.config.set_dtype_policy(policy)
+    model = networks.keras_model(args, classifier_activation=None)
+    model.load_weights(model_file(args))
+    return networks.compiled_call(args, model)
 
 
 def saved_model(args):
@@ -115,7 +156,7 @@ def litert(args):
     interpreter = Interpreter(path(args), num_threads=args.threads)
     runner = interpreter.get_signature_runner("serving_default")
     images = networks.pixels(args.batch_size, args.image_size)
-    return lambda: runner(images=images), args.batch_size
+    return lambda: runner(images=images)["outputs"], args.batch_size
 
 
 def onnx(args):
@@ -128,10 +169,10 @@ def onnx(args):
     )
     images = layout(args, session.get_inputs()[0].shape)
     inputs = {session.get_inputs()[0].name: images}
-    return lambda: session.run(None, inputs), args.batch_size
+    return lambda: session.run(None, inputs)[0], args.batch_size
 
 
-def openvino(args):
+def openvino(args, precision="f32"):
     import openvino
 
     compiled = openvino.compile_model(
@@ -140,11 +181,11 @@ def openvino(args):
         {
             "INFERENCE_NUM_THREADS": args.threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
         },
     )
     images = layout(args, compiled.inputs[0].shape)
-    return lambda: compiled(images), args.batch_size
+    return lambda: compiled(images)[0], args.batch_size
 
 
 def path(args):
@@ -161,15 +202,38 @@ def layout(args, shape):
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2) / 255)
 
 
+def remembered(contender):
+    """Let a contender of keras_cvt's save its logits before it is timed."""
+
+    def start(args):
+        import numpy as np
+
+        run, images = contender(args)
+        logits = np.asarray(run(), "float32")
+        np.save(logits_file(args, args.worker, args.batch_size), logits)
+        return run, images
+
+    return start
+
+
+BFLOAT16 = {
+    COMPILED_BFLOAT16: functools.partial(compiled_call, policy="mixed_bfloat16"),
+    OPENVINO_BFLOAT16: functools.partial(openvino, precision="bf16"),
+}
+OURS = {
+    "keras_cvt compiled call": compiled_call,
+    "keras_cvt SavedModel": saved_model,
+    "keras_cvt ONNX, ONNX Runtime": onnx,
+    ONNX_INT8: onnx,
+    "keras_cvt OpenVINO": openvino,
+    **dict.fromkeys(LITERT, litert),
+    **(BFLOAT16 if reports.has_bfloat16() else {}),
+}
 CONTENDERS = {
     "transformers eager": networks.transformers_eager,
     "PyTorch's ONNX, ONNX Runtime": onnx,
     "PyTorch's ONNX, OpenVINO": openvino,
-    "keras_cvt compiled call": networks.keras_cvt_call,
-    "keras_cvt SavedModel": saved_model,
-    "keras_cvt ONNX, ONNX Runtime": onnx,
-    "keras_cvt OpenVINO": openvino,
-    **dict.fromkeys(LITERT, litert),
+    **{name: remembered(contender) for name, contender in OURS.items()},
 }
 
 
@@ -188,9 +252,23 @@ def speed_rows(args):
                 f"{statistics.median(seen):.1f}",
                 f"{min(seen):.1f}-{max(seen):.1f}",
                 *turns.ratios(seen, speeds, BASELINES),
+                *(agreement(args, name, batch_size) if name in OURS else ("", "")),
                 f"{memory[name] / 2**20:.0f}",
                 f"{sizes[name] / 2**20:.1f}" if name in sizes else "",
             )
+
+
+def agreement(args, name, batch_size):
+    """Return the logits' largest difference from Keras's and their smallest cosine."""
+    import numpy as np
+
+    expected, found = (
+        np.load(logits_file(args, which, batch_size)).astype("float64")
+        for which in (REFERENCE, name)
+    )
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+    cosines = np.sum(expected * found, axis=1) / norms
+    return f"{np.abs(found - expected).max():.1e}", f"{cosines.min():.6f}"
 
 
 def size(path):
@@ -210,6 +288,8 @@ def report(args):
         f"- {reports.versions(PACKAGES)}",
         f"- {args.threads} threads; random weights; medians over {args.rounds} rounds, "
         "the contenders' turns interleaved",
+        "- difference (the largest of a logit) and cosine (the smallest of an image) "
+        "are to the float32 Keras model's logits",
         "",
     ]
     header = (
@@ -218,6 +298,8 @@ def report(args):
         "images/s",
         "min-max",
         *(f"x {name}" for name in BASELINES),
+        "difference",
+        "cosine",
         "peak memory, MiB",
         "file, MiB",
     )

@@ -15,7 +15,10 @@ MODELS = {
 
 def keras_cvt_call(args):
     """Return the compiled call of a model as users get it."""
-    model = keras_model(args)
+    return compiled_call(args, keras_model(args))
+
+
+def compiled_call(args, model):
     images = pixels(args.batch_size, args.image_size)
     if os.environ["KERAS_BACKEND"] != "tensorflow":
         raise SystemExit("The compiled call is TensorFlow's: KERAS_BACKEND=tensorflow")
@@ -59,12 +62,12 @@ def tensorflow(threads):
     return tf
 
 
-def keras_model(args):
+def keras_model(args, **kwargs):
     if os.environ["KERAS_BACKEND"] == "tensorflow":
         tensorflow(args.threads)
     import keras_cvt
 
-    return getattr(keras_cvt, MODELS[args.model][0])(weights=None)
+    return getattr(keras_cvt, MODELS[args.model][0])(weights=None, **kwargs)
 
 
 def transformers_model(args):

@@ -17,17 +17,27 @@ def command_line():
 
 
 def processor():
+    wanted = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+    model, flags = processor_and_flags()
+    found = [flag for flag in wanted if flag in flags]
+    return f"{model}, {os.cpu_count()} CPUs, {' '.join(found) or 'flags unknown'}"
+
+
+def has_bfloat16():
+    """Return whether the processor multiplies bfloat16 itself."""
+    return bool(processor_and_flags()[1] & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def processor_and_flags():
     model, flags = platform.processor() or platform.machine(), set()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 model = value.strip()
-            elif key.strip() == "flags":
+            elif key.strip() in ("flags", "Features"):
                 flags = set(value.split())
-    wanted = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
-    found = [flag for flag in wanted if flag in flags]
-    return f"{model}, {os.cpu_count()} CPUs, {' '.join(found) or 'flags unknown'}"
+    return model, flags
 
 
 def versions(packages=PACKAGES):

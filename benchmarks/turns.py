@@ -20,7 +20,8 @@ from networks import MODELS
 from reports import keep, peak_memory, say
 
 
-def arguments(description):
+def arguments(description, add=None):
+    """Return the parsed arguments; `add` may give the parser more of them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", choices=MODELS, default="cvt13")
     parser.add_argument("--image-size", type=int, default=224)
@@ -43,6 +44,8 @@ def arguments(description):
     for hidden in ("--worker", "--config-file"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)
+    if add is not None:
+        add(parser)
     return parser.parse_args()
 
 

@@ -21,6 +21,8 @@ class PartProfile:
         parameters: Trainable parameters.
         statistics: BatchNorm's running means and variances.
         macs: Multiply-adds for one image.
+        attention_macs: Those of them in the attention's two products, which grow
+            with the square of the image's area.
     """
 
     name: str
@@ -28,6 +30,7 @@ class PartProfile:
     parameters: int
     statistics: int
     macs: int
+    attention_macs: int = 0
 
 
 def profile(
@@ -85,7 +88,9 @@ def _stage(name, stage: StageConfig, channels, height, width) -> PartProfile:
     dim = stage.embed_dim
     positions = height * width
     embed_kernel = stage.patch_size**2 * channels * dim
-    block_parameters, block_statistics, block_macs = _block(stage, height, width)
+    block_parameters, block_statistics, block_macs, attention_macs = _block(
+        stage, height, width
+    )
     token = dim if stage.cls_token else 0
     return PartProfile(
         name,
@@ -94,6 +99,7 @@ def _stage(name, stage: StageConfig, channels, height, width) -> PartProfile:
         embed_kernel + 3 * dim + token + stage.depth * block_parameters,
         stage.depth * block_statistics,
         embed_kernel * positions + stage.depth * block_macs,
+        stage.depth * attention_macs,
     )
 
 
@@ -130,4 +136,4 @@ def _block(stage, height, width):
         parameters += (1 + shared) * (kernel + 2 * dim)
         statistics = (1 + shared) * 2 * dim
     total_macs = linear_macs + attention_macs + mlp_macs + depthwise_macs
-    return parameters, statistics, total_macs
+    return parameters, statistics, total_macs, attention_macs

@@ -1,5 +1,7 @@
 """CvT with or without weights: configuration, graph and checkpoint together."""
 
+import dataclasses
+import logging
 import os
 
 from keras_cvt import zoo
@@ -8,6 +10,8 @@ from keras_cvt.config import SIMPLIFIED_ARGUMENTS, CvTConfig, simplified
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.models import CvTModel, build_model
 from keras_cvt.weights import Checkpoint, resolve
+
+logger = logging.getLogger(__name__)
 
 _ARGUMENTS = """
     Args:
@@ -51,6 +55,7 @@ def _build(config, weights, model, overrides, **arguments) -> CvTModel:
     )
     if unknown:
         raise ValueError(f"Unknown arguments: {unknown}.")
+    overrides = {name: v for name, v in overrides.items() if v is not None}
     # First, so that a wrong argument costs no download.
     network = _network(config, overrides, model, arguments)
     if weights is None:
@@ -61,11 +66,47 @@ def _build(config, weights, model, overrides, **arguments) -> CvTModel:
     overrides = {"activation": checkpoint.activation or config.activation} | overrides
     if overrides["activation"] != network.cvt_config.activation:
         network = _network(config, overrides, model, arguments)
+    if checkpoint.config is not None:
+        _compare(config, checkpoint.config)
     if checkpoint.eval_transform is not None:
         network.eval_transform = _at_input_size(checkpoint.eval_transform, network)
     _, _, _, channels = network.get_layer("preprocessing").output.shape
     assign.assign(network, checkpoint.with_channels(channels).state, fresh_head=True)
     return network
+
+
+# What a network may train with, or starts from, other than its checkpoint.
+_FREE = {
+    "drop_rate",
+    "attention_drop_rate",
+    "drop_path_rate",
+    "embed_drop_rate",
+    "init",
+    "activation",
+}
+
+
+def _compare(config, trained):
+    """Say where weights were trained in another network of the same shapes."""
+    pairs = [(config, trained, "")]
+    pairs += [
+        (stage, theirs, f"stage {i}'s ")
+        for i, (stage, theirs) in enumerate(
+            zip(config.stages, trained.stages, strict=False)
+        )
+    ]
+    differences = [
+        f"{where}{field.name}={getattr(ours, field.name)!r}, "
+        f"trained with {getattr(theirs, field.name)!r}"
+        for ours, theirs, where in pairs
+        for field in dataclasses.fields(ours)
+        if field.name not in {*_FREE, "stages"}
+        and getattr(ours, field.name) != getattr(theirs, field.name)
+    ]
+    if differences:
+        logger.warning(
+            "The weights were trained in another network: %s.", "; ".join(differences)
+        )
 
 
 def _network(config, overrides, model, arguments):

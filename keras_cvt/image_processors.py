@@ -126,3 +126,13 @@ def _warn_of_statistics(processor):
                 theirs,
                 ours,
             )
+    for name, ours in (("do_normalize", True), ("do_rescale", True), ("resample", 3)):
+        theirs = processor.get(name, ours)
+        if theirs != ours:
+            logger.warning(
+                "%s says %s=%s, but images are made with %s here.",
+                FILE,
+                name,
+                theirs,
+                ours,
+            )

@@ -126,18 +126,22 @@ def _check_image_size(transform):
         )
 
 
-def check_config(config: CvTConfig, state: Mapping[str, Any], channels: int) -> None:
+def check_config(
+    config: CvTConfig, state: Mapping[str, Any], channels: int, size: int
+) -> None:
     """Refuse a network that the weights at hand cannot fill, before it is built.
 
     Args:
         config: From the place that the weights come from.
         state: The weights.
         channels: Number of image channels.
+        size: Bytes of the file that holds the weights.
 
     Raises:
         CheckpointError: If the network is larger than its weights.
     """
-    available = sum(array.size for array in state.values())
+    # Many names may stand for the same numbers, which take at least a byte each.
+    available = min(sum(array.size for array in state.values()), size)
     try:
         needed = profile.parameters(config, 0, channels)
     except ValueError as error:
@@ -148,6 +152,12 @@ def check_config(config: CvTConfig, state: Mapping[str, Any], channels: int) -> 
             f"Received: weights of {available:,} numbers"
         )
     for i, stage in enumerate(config.stages):
+        strides = (stage.patch_stride, stage.stride_q, stage.stride_kv)
+        if max(strides) > _MAX_IMAGE_SIZE:
+            raise CheckpointError(
+                f"Expected strides of at most {_MAX_IMAGE_SIZE}, the largest image. "
+                f"Received: stage {i} with {strides}"
+            )
         # More would only add rows of zeros, and no network has it.
         if (
             stage.patch_padding >= stage.patch_size

@@ -12,6 +12,7 @@ import numpy as np
 from keras_cvt import downloads, hub_files, image_processors, repository, zoo
 from keras_cvt.checkpoints import layouts, readers
 from keras_cvt.config import CvTConfig
+from keras_cvt.errors import CheckpointError
 from keras_cvt.eval_transform import EvalTransform
 
 logger = logging.getLogger(__name__)
@@ -45,14 +46,22 @@ class Checkpoint:
     @property
     def classes(self) -> int | None:
         """Number of classes of the head, or None without a head."""
-        head = self.state.get("head.weight")
+        head = self._array("head.weight", 2)
         return None if head is None else head.shape[0]
 
     @property
     def channels(self) -> int | None:
         """Number of image channels, or None if the first stage is missing."""
-        kernel = self.state.get(_FIRST_KERNEL)
+        kernel = self._array(_FIRST_KERNEL, 4)
         return None if kernel is None else kernel.shape[1]
+
+    def _array(self, name, ndim):
+        array = self.state.get(name)
+        if array is not None and array.ndim != ndim:
+            raise CheckpointError(
+                f"Expected {name} with {ndim} axes. Received: shape={array.shape}"
+            )
+        return array
 
     def with_channels(self, channels: int) -> "Checkpoint":
         """Return the weights for images of another number of channels.
@@ -149,13 +158,27 @@ def _from_file(path):
     """Read a checkpoint file, and what the files beside it tell about it."""
     state, layout = layouts.to_official(readers.read_checkpoint(path))
     json_config, processor = (
-        hub_files.read_config(beside) if beside.is_file() else {}
-        for beside in map(path.with_name, ("config.json", image_processors.FILE))
+        _read_beside(path.with_name(name), layout)
+        for name in ("config.json", image_processors.FILE)
     )
     checkpoint = _described(state, layout, json_config, processor, path)
     if checkpoint.config is not None:
-        repository.check_config(checkpoint.config, state, checkpoint.channels or 1)
+        repository.check_config(
+            checkpoint.config, state, checkpoint.channels or 1, path.stat().st_size
+        )
     return checkpoint
+
+
+def _read_beside(path, layout):
+    if not path.is_file():
+        return {}
+    try:
+        return hub_files.read_config(path)
+    except ValueError:
+        # An official checkpoint may lie beside the files of any other program.
+        if layout != "official":
+            raise
+        return {}
 
 
 def _described(state, layout, json_config, processor, path):

@@ -110,3 +110,11 @@ def test_another_normalisation_is_said(caplog):
     assert not caplog.records
     image_processors.from_transformers({"size": 64, "image_mean": [0.5, 0.5, 0.5]})
     assert "include_preprocessing=False" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "values", [{"do_normalize": False}, {"do_rescale": False}, {"resample": 2}]
+)
+def test_other_steps_than_ours_are_said(caplog, values):
+    image_processors.from_transformers({"size": 64, **values})
+    assert next(iter(values)) in caplog.text

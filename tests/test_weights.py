@@ -1,5 +1,6 @@
 """What comes with weights: how images are made, and which commit they are of."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -8,6 +9,7 @@ import golden
 import hub_models
 import numpy as np
 import pytest
+import safetensors.numpy
 from hub_client import loopback
 from loopback_hub import COMMIT
 
@@ -177,3 +179,38 @@ def test_published_weights_are_quick_gelu(published, road, revision, caplog):
 
 def test_published_weights_have_imagenets_labels(published):
     assert hub.load_labels(published.repo)[0] == "tench"
+
+
+def test_weights_of_another_network_of_the_same_shapes_say_so(tmp_path, caplog):
+    config = golden.config(golden.load("tiny_base")[1])
+    save_checkpoint(build(None), tmp_path, layout="transformers")
+    keras_cvt.CvT(config.with_overrides(drop_rate=0.1), weights=tmp_path, classes=4)
+    assert "another network" not in caplog.text
+    stages = [*config.stages[:2], dataclasses.replace(config.stages[2], stride_kv=1)]
+    other = dataclasses.replace(config, stages=tuple(stages))
+    keras_cvt.CvT(other, weights=tmp_path, classes=4)
+    assert "stage 2's stride_kv=1, trained with 2" in caplog.text
+
+
+def test_no_activation_leaves_it_to_the_checkpoint(tmp_path):
+    config = golden.config(golden.load("tiny_base")[1])
+    gelu = keras_cvt.CvT(config, classes=4, activation="gelu")
+    save_checkpoint(gelu, tmp_path, layout="transformers")
+    loaded = keras_cvt.CvT(config, weights=tmp_path, classes=4, activation=None)
+    assert loaded.cvt_config.activation == "gelu"
+
+
+def test_an_official_checkpoint_may_lie_beside_another_programs_files(tmp_path):
+    save_checkpoint(build(None), tmp_path / "model.safetensors", layout="official")
+    (tmp_path / "config.json").write_text("[1]")
+    assert build(tmp_path / "model.safetensors").count_params() > 0
+
+
+def test_a_kernel_of_other_axes_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(build(None), path, layout="official")
+    state = safetensors.numpy.load_file(path)
+    state["stage0.patch_embed.proj.weight"] = np.zeros(3, "float32")
+    safetensors.numpy.save_file(state, path)
+    with pytest.raises(CheckpointError, match=r"proj.weight with 4 axes. Received"):
+        build(path)

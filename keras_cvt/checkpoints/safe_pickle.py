@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from keras_cvt.errors import CheckpointError
 
 # Names and shapes only: the largest published checkpoint's pickle has 0.2 MB. Each
-# byte can cost some 100 bytes of memory, which this bounds.
+# byte can cost some 100 bytes of memory, which this bounds: nothing that a pickle
+# names again is copied, and what `OrderedDict` copies has no more items than bytes.
 MAX_BYTES = 8 * 2**20
 
 _PUSH_ARGUMENT = frozenset(
@@ -54,7 +55,7 @@ def load(
         CheckpointError: If the pickle is damaged, too long, or asks for anything
             but plain data and `names`.
     """
-    machine = _Machine(names, persistent_load)
+    machine = _Machine(names, persistent_load, len(data))
     file = io.BytesIO(data[: MAX_BYTES + 1])
     try:
         for opcode, argument, position in pickletools.genops(file):
@@ -94,12 +95,13 @@ def _set_item(target, key, value):
 class _Machine:
     """The stack, marks and memo of the pickle language."""
 
-    def __init__(self, names, persistent_load):
+    def __init__(self, names, persistent_load, copies_left):
         self.stack = []
         self._below_marks = []
         self._memo = {}
         self._names = names
         self._persistent_load = persistent_load
+        self._copies_left = copies_left
 
     def step(self, name, argument):
         stack = self.stack
@@ -209,6 +211,10 @@ class _Machine:
         # Everything on the stack that can be called is from the table of names.
         if not callable(function) or type(arguments) is not tuple:
             raise TypeError("a call of what is no function")
+        if function is mapping:
+            self._copies_left -= sum(map(len, arguments))
+            if self._copies_left < 0:
+                raise CheckpointError("it copies one list again and again.")
         self.stack.append(function(*arguments))
 
     def _binpersid(self):

@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 _ORDER, _IMAGE, _BATCH = range(3)
 
 
-def steps_per_epoch(
-    source: ImageSource, batch_size: int, augmentation: Augmentation | None = None
-) -> int:
+def steps_per_epoch(source: ImageSource, batch_size: int) -> int:
     """Return how many whole batches an epoch has.
+
+    An epoch keeps its length however often repeated augmentation shows each image.
 
     Args:
         source: The training images.
         batch_size: The global batch size.
-        augmentation: How the images are augmented. An epoch keeps its length however
-            often `repeats` shows each image.
 
     Raises:
         ValueError: If there are fewer images than a batch has.
@@ -102,7 +100,7 @@ def training_batches(
     tf = tensorflow()
     squash = EvalTransform(image_size, None)
     height, width = squash.image_size
-    steps = steps_per_epoch(source, batch_size, augmentation)
+    steps = steps_per_epoch(source, batch_size)
     local_size = _local_size(batch_size, shard)
     _check_channels(channels)
     validation.check_int(0, seed=seed, initial_epoch=initial_epoch)

@@ -58,7 +58,7 @@ def fit(
         ValueError: If the model, the images and the recipe do not fit together.
         FloatingPointError: If the loss is no number any more.
     """
-    batch_size = batch_size or recipe.batch_size
+    batch_size = recipe.batch_size if batch_size is None else batch_size
     size = (recipe.image_size, recipe.image_size)
     _check(model, recipe, training, validation)
     steps = steps_per_epoch(training, batch_size)

@@ -189,7 +189,6 @@ class Run:
             return [StopOnNaN()]
         writers = [
             StopOnNaN(),
-            keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
             _Checkpoint(
                 self.best,
                 monitor="val_accuracy",
@@ -198,6 +197,9 @@ class Run:
                 initial_value_threshold=self._best_accuracy(),
             ),
             _Checkpoint(self.last),
+            # After the models: a kill between them leaves no accuracy in the log
+            # that the best model does not have.
+            keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
         ]
         # TensorFlow does not bring it, and finds out only at the first epoch's end.
         if importlib.util.find_spec("tensorboard"):

@@ -138,6 +138,12 @@ HOSTILE_PICKLES = {
     "a key nests three million tuples": b"\x80\x02})" + b"\x85" * 3_000_000 + b"Ns.",
     "a dotted name reaches into a function": b"\x80\x04\x8c\x0ctorch._utils"
     b"\x8c\x1f_rebuild_tensor_v2.__globals__\x93.",
+    "a list is copied again and again": b"\x80\x02ccollections\nOrderedDict\nq\x00"
+    b"U\x01aK\x01\x86q\x01]q\x02("
+    + b"h\x01" * 200
+    + b"e"
+    + b"h\x00h\x02\x85R0" * 200
+    + b"}.",
     "an instance is made": b"\x80\x02(cos\nsystem\nios\nsystem\n.",
 }
 

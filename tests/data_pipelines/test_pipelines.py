@@ -153,7 +153,7 @@ def test_small_images_are_squashed_as_the_evaluation_would(folder, source):
 def test_repeated_augmentation_shows_fewer_images_several_times(source):
     plain = Augmentation(None, flip=False, rand_augment=0, random_erasing=0, mixup=0)
     augmentation = dataclasses.replace(plain, cutmix=0, repeats=3)
-    assert data.steps_per_epoch(source, 8, augmentation) == 3
+    assert data.steps_per_epoch(source, 8) == 3
     dataset = data.training_batches(source, SIZE, 8, augmentation=augmentation)
     seen = sum((numbers(images) for images, _ in batches(dataset, 3)), [])
     assert [seen[i : i + 3] for i in range(0, 24, 3)] == [[i] * 3 for i in seen[::3]]

@@ -93,6 +93,21 @@ def torch_zip():
     return buffer.getvalue()
 
 
+def one_storage_by_many_names(good):
+    import torch
+    from safetensors.numpy import load
+
+    state = {n: torch.from_numpy(a) for n, a in load(good["model.safetensors"]).items()}
+    storage = torch.zeros(2**18)
+    buffer = io.BytesIO()
+    torch.save({**state, **{f"x{i}": storage for i in range(1000)}}, buffer)
+    files = stage(embed_dim=2048)(good)
+    return {
+        "config.json": files["config.json"],
+        "pytorch_model.bin": buffer.getvalue(),
+    }
+
+
 def hdf5(fill):
     def data():
         buffer = io.BytesIO()
@@ -163,6 +178,8 @@ CASES = {
     "another model's configuration": (theirs(model_type="vit"), "model_type 'cvt'"),
     "a stage of absurd width": (stage(embed_dim=2**40), "parameters"),
     "a stage of absurd depth": (stage(depth=10**12), "parameters"),
+    "one storage by many names": (one_storage_by_many_names, "parameters"),
+    "an absurd stride": (stage(stride_kv=10**9), "strides of at most 8192"),
     "an absurd head": (stage(head_dim=10**9), "parameters"),
     "an absurd kernel": (
         stage(kernel_size=10**6 + 1, padding_q=5 * 10**5),

@@ -49,6 +49,18 @@ def test_a_loss_that_is_no_number_stops_at_its_batch(model, tmp_path):
     assert not (tmp_path / "last.keras").exists()
 
 
+def test_a_kill_before_the_log_leaves_the_best_model(model, tmp_path, monkeypatch):
+    def killed(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.callbacks.CSVLogger, "on_epoch_end", killed)
+    run = Run(tmp_path, {})
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, run)
+    assert run.best.exists()
+    assert run.history() == []
+
+
 def test_the_log_and_the_plot_show_every_epoch_once(model, tmp_path):
     run = Run(tmp_path, {})
     history = fit(model, run).history

@@ -138,12 +138,15 @@ def _positive(text):
 def _export(options):
     from keras_cvt import deploy
 
+    out_format = options.format or _format(options.out)
+    if options.quantization == "int8" and options.representative is None:
+        raise ValueError("int8 needs images to calibrate on: --representative IMAGE...")
     model, labels = options.load(options)
     size = options.size
     metadata = deploy.export(
         model,
         options.out,
-        options.format or _format(options.out),
+        out_format,
         options.quantization,
         not options.no_fuse,
         _images(options, options.representative, model, size),
@@ -253,7 +256,13 @@ def _images(options, names, model, size):
 
 def _format(out):
     formats = {".tflite": "litert", ".onnx": "onnx", ".xml": "openvino"}
-    return formats.get(Path(out).suffix, "tf_saved_model")
+    suffix = Path(out).suffix
+    if suffix and suffix not in formats:
+        raise ValueError(
+            "Expected OUT to end in .tflite, .onnx or .xml, or a folder without a "
+            f"suffix; --format says otherwise. Received: {out}"
+        )
+    return formats.get(suffix, "tf_saved_model")
 
 
 def _source(options):

@@ -1,5 +1,6 @@
 """The second road up to a saved file: read, map, load strictly, compare, save."""
 
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from keras_cvt.checkpoints import (
 from keras_cvt.config import CvTConfig
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_cvt.models import CvTModel
+
+logger = logging.getLogger(__name__)
 
 # Float32 outputs of two correct implementations differ by about 1e-6.
 TOLERANCE = 2e-5
@@ -166,13 +169,19 @@ def load(
 
 def _build(config, source, activation):
     """Build what a reference computes: normalised images in, logits out."""
+    # transformers' config.json, which may describe an official checkpoint, says
+    # "gelu" where it says nothing; the official code never runs that.
+    official = "quick_gelu" if source.layout == "official" else None
+    activation = activation or source.activation or official
+    if activation not in (None, config.activation):
+        logger.warning("The checkpoint is converted as activation=%r.", activation)
     return builders.CvT(
         config,
         classes=source.classes,
         input_shape=(None, None, source.channels),
         include_preprocessing=False,
         classifier_activation=None,
-        activation=activation or source.activation,
+        activation=activation,
     )
 
 

@@ -96,6 +96,7 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
 
     Raises:
         ValueError: If nothing goes by that name.
+        FileNotFoundError: If there is no file at that path.
         OSError: If a download fails and nothing is cached.
         CheckpointError: If the checkpoint cannot be read.
     """
@@ -114,6 +115,10 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
     except zoo.UnknownWeightsError:
         path = Path(weights)
         if not path.exists():
+            if path.suffix or (path.parts[1:] and path.parts[0] not in zoo.MODELS):
+                raise FileNotFoundError(
+                    f"There is no file or folder of weights {str(path)!r}."
+                ) from None
             raise
     if path.is_dir():
         path = hub_files.find_checkpoint(path)

@@ -12,7 +12,7 @@ import pytest
 
 from keras_cvt import conversion, weights
 from keras_cvt.checkpoints import CheckpointError
-from keras_cvt.config import CVT_13
+from keras_cvt.config import CVT_13, CvTConfig
 from keras_cvt.preprocessing import EvalTransform
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
@@ -54,6 +54,17 @@ def test_the_configuration_beside_a_transformers_file_is_used(tmp_path):
     report = conversion.convert(CHECKPOINTS / "hf_pt", tmp_path / "x.safetensors")
     assert [stage.embed_dim for stage in report.config.stages] == [16, 32, 48]
     assert report.config.activation == "gelu"
+
+
+def test_an_official_checkpoint_is_quick_gelu_whatever_transformers_says(
+    tmp_path, reference
+):
+    theirs = CvTConfig.from_json(CHECKPOINTS / "hf_pt" / "config.json")
+    assert theirs.activation == "gelu"
+    report = conversion.convert(
+        OFFICIAL, tmp_path / "x.keras", config=theirs, reference=reference
+    )
+    assert report.config.activation == "quick_gelu"
 
 
 def test_another_output_than_the_references_saves_nothing(tmp_path, reference):

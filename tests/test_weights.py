@@ -214,3 +214,9 @@ def test_a_kernel_of_other_axes_is_named(tmp_path):
     safetensors.numpy.save_file(state, path)
     with pytest.raises(CheckpointError, match=r"proj.weight with 4 axes. Received"):
         build(path)
+
+
+@pytest.mark.parametrize("weights", ["missing/cvt", "missing.pth"])
+def test_a_path_of_no_file_is_not_called_a_tag(weights):
+    with pytest.raises(FileNotFoundError, match="no file or folder of weights"):
+        build(weights)

@@ -136,20 +136,23 @@ def assign(
         unexpected=tuple(key for key in state if key not in shapes),
         mismatched=tuple(mismatched),
     )
+    head = None
     not_fitting = {*report.missing, *report.unexpected, *(m[0] for m in mismatched)}
     if fresh_head and "head.weight" not in report.loaded:
         not_fitting -= {"head.weight", "head.bias"}
         if "head.weight" in shapes:
             found = [found for key, _, found in mismatched if key == "head.weight"]
-            logger.warning(
-                "The head of %d classes starts fresh: the checkpoint has %s.",
-                shapes["head.weight"][0],
-                f"one of {found[0][0]}" if found else "none",
-            )
+            head = f"one of {found[0][0]}" if found else "none"
     if not_fitting and strict:
         raise CheckpointError(
             f"The checkpoint does not fit {model.name}, which is unchanged:\n"
             + report.describe_rest()
+        )
+    if head:
+        logger.warning(
+            "The head of %d classes starts fresh: the checkpoint has %s.",
+            shapes["head.weight"][0],
+            head,
         )
     if not_fitting:
         logger.warning("Left out of the load:\n%s", report.describe_rest())

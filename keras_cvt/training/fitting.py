@@ -1,5 +1,6 @@
 """One call from images to a trained network, with a folder to show for it."""
 
+import logging
 import math
 from typing import Any
 
@@ -16,6 +17,8 @@ from keras_cvt.preprocessing import EvalTransform
 from keras_cvt.training import distribution
 from keras_cvt.training.recipes import Recipe
 from keras_cvt.training.runs import Run
+
+logger = logging.getLogger(__name__)
 
 
 def fit(
@@ -42,7 +45,8 @@ def fit(
         recipe: How to train.
         training: Images to train on.
         validation: Images to measure with, each epoch.
-        run: The folder. If it holds an unfinished run, training goes on there.
+        run: The folder. If it holds an unfinished run, training goes on there; of a
+            finished one the last weights are loaded.
         batch_size: The global batch size; None is the recipe's.
         seed: Of the order and augmentation of the images. With
             `keras.utils.set_random_seed` before the model is built, one seed gives
@@ -61,6 +65,11 @@ def fit(
     batch_size = recipe.batch_size if batch_size is None else batch_size
     size = (recipe.image_size, recipe.image_size)
     _check(model, recipe, training, validation)
+    if run.finished:
+        logger.warning("%s is a finished run: nothing is trained again.", run.folder)
+        last = keras.models.load_model(run.last, compile=False)
+        model.set_weights(last.get_weights())
+        return run.history()
     steps = steps_per_epoch(training, batch_size)
     # What is validated here is what the saved model's users will do.
     uncropped = recipe.augmentation.crop_scale is None

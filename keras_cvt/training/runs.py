@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
 _LOG = "log.csv"
+_FINISHED = "finished"
 
 
 class ResumePoint(keras.callbacks.Callback):
@@ -134,7 +135,8 @@ class Run:
         record = self.folder / _RUN
         # As JSON gives it back, so that tuples equal lists.
         settings = json.loads(json.dumps(settings))
-        if not record.exists():
+        # One that failed before its first epoch has nothing that could be lost.
+        if not record.exists() or not self._has_epochs():
             files.write_json(record, settings)
             return
         found = json.loads(record.read_text(encoding="utf-8"))
@@ -156,6 +158,15 @@ class Run:
                     for key in different
                 )
             )
+
+    def _has_epochs(self):
+        written = (self.best, self.last, self.folder / _LOG)
+        return any(path.exists() for path in written) or self.finished
+
+    @property
+    def finished(self) -> bool:
+        """Whether `finish` was called: there is nothing to go on with."""
+        return (self.folder / _FINISHED).exists()
 
     @property
     def best(self) -> Path:
@@ -258,9 +269,10 @@ class Run:
         return path
 
     def finish(self) -> None:
-        """Delete what only an unfinished run needs."""
+        """Mark the run as finished, and delete what only an unfinished one needs."""
         if not self.writes:
             return
+        files.write_text(self.folder / _FINISHED, "")
         for file in ResumePoint.found(self.folder):
             file.unlink()
         for left_over in self.folder.glob(files.TEMPORARY + "*"):

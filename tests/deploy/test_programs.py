@@ -111,3 +111,16 @@ def test_errors_are_one_line_and_status_1(folder, capsys):
     model = str(folder / "model.keras")
     assert main(["verify", model, str(folder / "labels.txt")]) == 1
     assert "deploy.export wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "message"),
+    [
+        ("x.tflit", (), "end in .tflite, .onnx or .xml"),
+        ("x.tflite", ("--quantization", "int8"), "--representative"),
+    ],
+)
+def test_export_says_what_its_call_lacks(folder, capsys, out, options, message):
+    assert main(export_arguments(folder, out, *options)) == 1
+    assert message in capsys.readouterr().err
+    assert not (folder / out).exists()

@@ -97,6 +97,11 @@ def test_a_killed_run_ends_as_one_that_was_not_killed(
     assert names >= {"best.keras", "last.keras", "log.csv", "curves.png", "run.json"}
     assert not any(name.startswith("resume-") for name in names)
 
+    before = (tmp_path / "killed" / "log.csv").read_bytes()
+    again = start(images, tmp_path / "killed", *resumed, environment=environment)
+    assert "nothing is trained again" in finished(again)
+    assert (tmp_path / "killed" / "log.csv").read_bytes() == before
+
 
 def test_another_network_cannot_go_on_with_a_run(images, tmp_path):
     finished(start(images, tmp_path / "run"))

@@ -1,5 +1,7 @@
 """What a training run writes, refuses and stops at."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -96,6 +98,7 @@ def test_half_a_file_of_a_killed_process_does_not_become_the_best(model, tmp_pat
 
 def test_a_run_is_not_overwritten(tmp_path):
     Run(tmp_path, {"seed": 0})
+    (tmp_path / "log.csv").write_text("epoch,loss\n0,1.0\n")
     with pytest.raises(ValueError, match="holds a run already"):
         Run(tmp_path, {"seed": 0})
     with pytest.raises(ValueError, match="differ in seed: there 0, now 1"):
@@ -107,3 +110,9 @@ def test_a_folder_that_cannot_be_made_is_an_error_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         Run(tmp_path / "file" / "run", {})
+
+
+def test_a_run_that_failed_before_its_first_epoch_does_not_keep_its_folder(tmp_path):
+    Run(tmp_path, {"epochs": 2})
+    Run(tmp_path, {"epochs": 3})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"epochs": 3}

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import golden
@@ -147,9 +148,24 @@ def test_what_is_no_repository_is_not_asked_for(repo_id):
 def test_what_is_cached_is_found_without_a_network(hub, name, monkeypatch):
     serve(hub, name)
     first = hub_files.download_checkpoint(RECORD.repo)
+    assert hub_files.download_optional(RECORD.repo, "config.json") is None
     hub.repos.clear()
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub_files.download_checkpoint(RECORD.repo) == first
     assert hub_files.download_optional(RECORD.repo, "config.json") is None
+    with pytest.raises(OSError, match="cannot be reached.*SHA256SUMS"):
+        hub_files.download_optional(RECORD.repo, "SHA256SUMS")
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_no_worse_file_is_downloaded_where_the_best_is_not_answered(
+    hub, status, monkeypatch
+):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    serve(hub, *FILES)
+    hub.status["model.safetensors"] = status
+    with pytest.raises(OSError, match="model.safetensors"):
+        hub_files.download_checkpoint(RECORD.repo)
+    assert not hub.requests["GET", "pytorch_model.bin"]

@@ -1,5 +1,6 @@
 """What is pushed comes back, in every program that people use."""
 
+import time
 from pathlib import Path
 
 import hub_models
@@ -224,6 +225,62 @@ def test_a_backbone_is_no_classifier(tmp_path):
     backbone = keras_cvt.CvT(config, include_top=False)
     with pytest.raises(ValueError, match="ends in its head"):
         hub.write_folder(backbone, tmp_path, repo_id=REPO)
+
+
+@pytest.fixture
+def flowers(tmp_path, monkeypatch):
+    """A server with a pushed quick_gelu network."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with loopback(tmp_path, monkeypatch) as server:
+        hub.push(hub_models.classifier("quick_gelu"), REPO)
+        yield server
+
+
+def load_weights():
+    return keras_cvt.CvT(
+        hub_models.classifier().cvt_config, weights=f"hf://{REPO}", classes=4
+    )
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+@pytest.mark.parametrize(
+    "name", ["config.json", "preprocessor_config.json", "SHA256SUMS"]
+)
+def test_a_description_that_is_not_answered_is_not_taken_for_missing(
+    flowers, name, status
+):
+    flowers.status[name] = status
+    for load in (load_weights, lambda: hub.load(REPO)):
+        with pytest.raises(OSError, match=name):
+            load()
+    del flowers.status[name]
+    assert load_weights().cvt_config.activation == "quick_gelu"
+
+
+def test_what_load_checkpoint_cached_describes_itself_offline(flowers, monkeypatch):
+    from huggingface_hub import constants
+
+    load_checkpoint(hub_models.classifier("quick_gelu"), f"hf://{REPO}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_weights().cvt_config.activation == "quick_gelu"
+
+
+def test_load_checkpoint_needs_no_description(flowers):
+    flowers.status["config.json"] = 503
+    model = hub_models.classifier("quick_gelu")
+    assert load_checkpoint(model, f"hf://{REPO}").missing == ()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_recorded_file_that_is_gone_is_an_error(flowers, name):
+    files = flowers.repos[REPO]
+    del files[name]
+    if name != "config.json":
+        # An unrecorded one in its stead, and the recorded other one gone.
+        files["tf_model.h5"] = files.pop("model.weights.h5")
+    for load in (load_weights, lambda: hub.load(REPO)):
+        with pytest.raises(ValueError, match=f"SHA256SUMS.*{name}"):
+            load()
 
 
 def test_labels_must_be_one_a_class(tmp_path):

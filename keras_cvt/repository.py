@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -274,9 +274,9 @@ def read_sums(path: Path | None) -> dict[str, str]:
     return sums
 
 
-def write_sums(folder: Path) -> None:
-    """Record the SHA-256 of every file of a folder in the folder."""
-    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in names(folder)]
+def write_sums(folder: Path, written: Iterable[str]) -> None:
+    """Record the SHA-256 of files of a folder, by name, in the folder."""
+    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in written]
     files.write_text(folder / SUMS, "".join(lines))
 
 

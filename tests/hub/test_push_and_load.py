@@ -205,6 +205,38 @@ def test_a_folder_written_again_holds_nothing_of_before(tmp_path):
     assert left == {*repository.read_sums(folder / repository.SUMS), repository.SUMS}
 
 
+@pytest.mark.parametrize("name", ["README.md", ".env", "SHA256SUMS"])
+def test_a_folder_with_files_of_others_is_left_alone(tmp_path, name):
+    content = "0" * 64 + "  notes.txt\n"
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FileExistsError, match=name):
+        hub.write_folder(hub_models.classifier(), tmp_path, repo_id=REPO)
+    assert (tmp_path / name).read_text() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_put_into_a_written_folder_is_neither_published_nor_lost(tmp_path):
+    model = hub_models.classifier()
+    hub.write_folder(model, tmp_path, repo_id=REPO)
+    before = (tmp_path / "README.md").read_bytes()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="notes.txt"):
+        hub.write_folder(model, tmp_path, repo_id=REPO)
+    assert (tmp_path / "README.md").read_bytes() == before
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_a_killed_call_left_is_replaced(tmp_path, monkeypatch):
+    model = hub_models.classifier()
+    with monkeypatch.context() as patch:
+        patch.setattr(repository, "SUMS", "no/such/folder")
+        with pytest.raises(OSError):
+            hub.write_folder(model, tmp_path, repo_id=REPO)
+    assert (tmp_path / "README.md").is_file()
+    hub.write_folder(model, tmp_path, repo_id=REPO)
+    assert not list(tmp_path.glob(".writing-*"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

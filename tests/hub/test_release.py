@@ -215,6 +215,14 @@ def test_an_export_that_differs_stops_the_push(
     assert "chosen-before.onnx" not in server.repos[REPO]
 
 
+def test_artefacts_replace_no_folder_of_others(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="artefacts.json"):
+        hub.write_artefacts(None, tmp_path, ["litert"])
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_int8_is_calibrated_and_verified_on_the_images_that_are_given(
     tmp_path, reference, monkeypatch
 ):

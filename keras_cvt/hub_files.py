@@ -172,6 +172,14 @@ def _download(repo_id, name, revision, force=False, only_cached=False):
             f"There is no Hub repository {repo_id} with revision "
             f"{revision or 'main'}, or it is private and no token is set. {way_out}"
         ) from error
+    except ValueError as error:
+        # So huggingface_hub says that what is to be downloaded again cannot be.
+        if not force:
+            raise
+        raise OSError(
+            f"The cached checkpoint of {repo_id} is damaged, and the Hub cannot be "
+            f"reached (or HF_HUB_OFFLINE is set) to download it again. {way_out}"
+        ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "unknown")
         raise OSError(

@@ -12,7 +12,7 @@ import pytest
 from hub_client import loopback
 from loopback_hub import COMMIT
 
-from keras_cvt import downloads, hub_files, zoo
+from keras_cvt import downloads, hub_files, repository, zoo
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.checkpoints.readers import read_checkpoint
 
@@ -87,6 +87,17 @@ def test_a_damaged_download_is_repeated(hub):
     data = cached.read_bytes()
     cached.write_bytes(data[: len(data) // 2])
     assert "stage2.cls_token" in read_checkpoint(downloads.fetch(RECORD))
+
+
+def test_a_damaged_download_is_named_without_a_network(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    serve(hub, "model.safetensors")
+    cached = repository.download_checkpoint(RECORD.repo)
+    cached.write_bytes(cached.read_bytes()[:1000])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=f"{RECORD.repo} is damaged.*HF_HUB_OFFLINE"):
+        downloads.fetch(RECORD)
 
 
 def test_a_download_that_is_cut_is_complete_in_the_end(hub):

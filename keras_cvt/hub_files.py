@@ -73,9 +73,10 @@ def download_checkpoint(
     unreachable = None
     for name in CHECKPOINT_FILES:
         try:
-            path = _download(repo_id, name, revision, force)
+            # After a file that could not be asked for no other is downloaded in its
+            # stead, but another may be cached.
+            path = _download(repo_id, name, revision, force, unreachable is not None)
         except _NotCachedError as error:
-            # Nobody can say whether the repository has it; another may be cached.
             unreachable = unreachable or error
             continue
         if path is not None:
@@ -90,17 +91,25 @@ def download_checkpoint(
 def download_optional(
     repo_id: str, name: str, revision: str | None = None
 ) -> Path | None:
-    """Download a file that a repository may lack; None if there is none to be had.
+    """Download a file that a repository may lack; None if it has none.
 
-    Ask after the checkpoint: without a network only what came with it is cached.
+    The Hub's cache remembers what a repository lacks, too.
 
     Raises:
-        OSError: As `download_checkpoint`.
+        OSError: As `download_checkpoint`, also where nobody can say whether the
+            repository has the file.
     """
+    import huggingface_hub
+
     try:
-        return _download(repo_id, name, revision, False)
+        return _download(repo_id, name, revision)
     except _NotCachedError:
-        return None
+        cached = huggingface_hub.try_to_load_from_cache(
+            repo_id, name, revision=revision
+        )
+        if cached is huggingface_hub._CACHED_NO_EXIST:
+            return None
+        raise
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -126,7 +135,7 @@ class _NotCachedError(OSError):
     """The Hub cannot be asked, and its cache does not hold the file."""
 
 
-def _download(repo_id, name, revision, force):
+def _download(repo_id, name, revision, force=False, only_cached=False):
     """Return the file's path, or None where the repository does not have it."""
     import huggingface_hub
     from huggingface_hub import errors
@@ -138,7 +147,11 @@ def _download(repo_id, name, revision, force):
     try:
         return Path(
             huggingface_hub.hf_hub_download(
-                repo_id, name, revision=revision, force_download=force
+                repo_id,
+                name,
+                revision=revision,
+                force_download=force,
+                local_files_only=only_cached,
             )
         )
     except errors.LocalEntryNotFoundError as error:
@@ -158,6 +171,14 @@ def _download(repo_id, name, revision, force):
         raise FileNotFoundError(
             f"There is no Hub repository {repo_id} with revision "
             f"{revision or 'main'}, or it is private and no token is set. {way_out}"
+        ) from error
+    except ValueError as error:
+        # So huggingface_hub says that what is to be downloaded again cannot be.
+        if not force:
+            raise
+        raise OSError(
+            f"The cached checkpoint of {repo_id} is damaged, and the Hub cannot be "
+            f"reached (or HF_HUB_OFFLINE is set) to download it again. {way_out}"
         ) from error
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "unknown")

@@ -1,7 +1,8 @@
 """The files of a model repository: which there are, and whether to believe them."""
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +20,8 @@ CONFIG_KEY = "keras_cvt"
 TRANSFORM_KEY = "eval_transform"
 CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid", "linear")
 
+# What describes a checkpoint, beside it.
+_DESCRIPTIONS = ("config.json", image_processors.FILE)
 # Of one side. Images are made that large before a network sees them.
 _MAX_IMAGE_SIZE = 8192
 _SUMS_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -175,6 +178,9 @@ def download_checkpoint(
 ) -> Path:
     """Download a repository's checkpoint, pinned and checked as far as is recorded.
 
+    What describes it is cached with it where it can be had, so that `download` finds
+    all of it without a network.
+
     Args:
         repo_id: Such as `"org/repo"`.
         revision: Branch, tag or commit; None is the commit that this package records
@@ -187,10 +193,11 @@ def download_checkpoint(
         FileNotFoundError: If the repository or its checkpoint does not exist.
         OSError: If the Hub cannot be reached and nothing is cached.
     """
-    revision = revision or zoo.known_files(repo_id).revision
-    checkpoint = hub_files.download_checkpoint(repo_id, revision, force)
-    commit = _commit(checkpoint, revision)
-    _check_hash(checkpoint, _recorded(repo_id, commit), repo_id)
+    checkpoint, commit, _ = _checked(repo_id, revision, force)
+    if zoo.find_repo(repo_id) is None:
+        with contextlib.suppress(OSError):
+            for name in _DESCRIPTIONS:
+                hub_files.download_optional(repo_id, name, commit)
     return checkpoint
 
 
@@ -204,14 +211,30 @@ def download(repo_id: str, revision: str | None = None) -> Path:
         repo_id: As `download_checkpoint`.
         revision: As `download_checkpoint`, like the errors.
     """
-    checkpoint = download_checkpoint(repo_id, revision)
-    commit = _commit(checkpoint, revision)
-    sums = _recorded(repo_id, commit)
-    for name in ("config.json", image_processors.FILE):
+    checkpoint, commit, sums = _checked(repo_id, revision)
+    for name in _DESCRIPTIONS:
         path = hub_files.download_optional(repo_id, name, commit)
         if path is not None:
             _check_hash(path, sums, repo_id)
+        elif name in sums:
+            raise CheckpointError(f"{SUMS} of {repo_id} lists {name}, which it lacks.")
     return checkpoint
+
+
+def _checked(repo_id, revision, force=False):
+    """Return the checkpoint, its commit and the hashes recorded of its files."""
+    revision = revision or zoo.known_files(repo_id).revision
+    checkpoint = hub_files.download_checkpoint(repo_id, revision, force)
+    commit = _commit(checkpoint, revision)
+    sums = _recorded(repo_id, commit)
+    recorded = [name for name in hub_files.CHECKPOINT_FILES if name in sums]
+    if recorded and checkpoint.name not in recorded:
+        raise CheckpointError(
+            f"Expected a checkpoint of {repo_id} that {SUMS} lists: {recorded}. "
+            f"Received: {checkpoint.name}"
+        )
+    _check_hash(checkpoint, sums, repo_id)
+    return checkpoint, commit, sums
 
 
 def _commit(path, revision):
@@ -221,9 +244,10 @@ def _commit(path, revision):
 
 
 def _recorded(repo_id, commit):
-    sums = read_sums(hub_files.download_optional(repo_id, SUMS, commit))
     known = zoo.known_files(repo_id)
-    return {**sums, **known.sha256} if commit == known.revision else sums
+    if known.sha256 and commit == known.revision:
+        return known.sha256
+    return read_sums(hub_files.download_optional(repo_id, SUMS, commit))
 
 
 def _check_hash(path, sums, repo_id):
@@ -260,9 +284,9 @@ def read_sums(path: Path | None) -> dict[str, str]:
     return sums
 
 
-def write_sums(folder: Path) -> None:
-    """Record the SHA-256 of every file of a folder in the folder."""
-    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in names(folder)]
+def write_sums(folder: Path, written: Iterable[str]) -> None:
+    """Record the SHA-256 of files of a folder, by name, in the folder."""
+    lines = [f"{files.sha256(folder / name)}  {name}\n" for name in written]
     files.write_text(folder / SUMS, "".join(lines))
 
 

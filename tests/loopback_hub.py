@@ -225,7 +225,7 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _refuse(self, status, code):
+    def _refuse(self, status, code, commit=None):
         # A server that repeats what it was sent, token and all.
         message = f"Refused {self.headers.get('Authorization', '')}".strip()
         # With the address, as the Hub answers who creates what is there.
@@ -233,6 +233,8 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", message)
+        if commit:
+            self.send_header("X-Repo-Commit", commit)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -338,10 +340,11 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
         if files is None and revision != COMMIT:
             return self._refuse(404, "RevisionNotFound")
         files = self.hub.repos[repo] if files is None else files
-        if name not in files:
-            return self._refuse(404, "EntryNotFound")
-        data = files[name]
         commit = self.hub.head(repo) if revision == "main" else revision
+        if name not in files:
+            # With the commit, by which the client remembers that it lacks the file.
+            return self._refuse(404, "EntryNotFound", commit)
+        data = files[name]
         oid = hashlib.sha256(data).hexdigest()
         if oid not in self.hub.lfs:
             return self._send_file(name, data, commit)

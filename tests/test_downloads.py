@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import golden
@@ -11,7 +12,7 @@ import pytest
 from hub_client import loopback
 from loopback_hub import COMMIT
 
-from keras_cvt import downloads, hub_files, zoo
+from keras_cvt import downloads, hub_files, repository, zoo
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.checkpoints.readers import read_checkpoint
 
@@ -88,6 +89,17 @@ def test_a_damaged_download_is_repeated(hub):
     assert "stage2.cls_token" in read_checkpoint(downloads.fetch(RECORD))
 
 
+def test_a_damaged_download_is_named_without_a_network(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    serve(hub, "model.safetensors")
+    cached = repository.download_checkpoint(RECORD.repo)
+    cached.write_bytes(cached.read_bytes()[:1000])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=f"{RECORD.repo} is damaged.*HF_HUB_OFFLINE"):
+        downloads.fetch(RECORD)
+
+
 def test_a_download_that_is_cut_is_complete_in_the_end(hub):
     serve(hub, "model.safetensors")
     hub.cut_after["model.safetensors"] = 100_000
@@ -147,9 +159,24 @@ def test_what_is_no_repository_is_not_asked_for(repo_id):
 def test_what_is_cached_is_found_without_a_network(hub, name, monkeypatch):
     serve(hub, name)
     first = hub_files.download_checkpoint(RECORD.repo)
+    assert hub_files.download_optional(RECORD.repo, "config.json") is None
     hub.repos.clear()
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub_files.download_checkpoint(RECORD.repo) == first
     assert hub_files.download_optional(RECORD.repo, "config.json") is None
+    with pytest.raises(OSError, match="cannot be reached.*SHA256SUMS"):
+        hub_files.download_optional(RECORD.repo, "SHA256SUMS")
+
+
+@pytest.mark.parametrize("status", [403, 503])
+def test_no_worse_file_is_downloaded_where_the_best_is_not_answered(
+    hub, status, monkeypatch
+):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    serve(hub, *FILES)
+    hub.status["model.safetensors"] = status
+    with pytest.raises(OSError, match="model.safetensors"):
+        hub_files.download_checkpoint(RECORD.repo)
+    assert not hub.requests["GET", "pytorch_model.bin"]

@@ -61,7 +61,8 @@ def write_artefacts(
 
     Args:
         model: A classifier, on the TensorFlow backend.
-        folder: Where the files go; what was there is removed.
+        folder: Where the files go: empty, new, or of an earlier call, which is
+            removed.
         names: Of `"saved_model"`, `"litert"`, `"litert_float16"`,
             `"litert_dynamic_int8"`, `"litert_int8"`, `"onnx"` and `"openvino"`, with
             the extras of `keras_cvt.deploy`.
@@ -74,15 +75,24 @@ def write_artefacts(
     Raises:
         ComparisonError: If a file computes something else in its runtime; the files
             stay.
+        FileExistsError: If the folder holds something else than an earlier call's.
         ImportError: If a converter or runtime is missing.
         ValueError: If a name is unknown, int8 has no images or the Keras backend
             cannot export.
     """
     check_names(names, representative_images is not None)
     folder = Path(folder)
-    # Or the files of an earlier choice would come along.
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if (folder / ARTEFACTS).is_file():
+        # Or the files of an earlier choice would come along.
+        shutil.rmtree(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"Expected an empty folder, or one with {ARTEFACTS} of an earlier call. "
+            f"Received: folder={str(folder)!r}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    # First, so that a call after a failure knows the folder.
+    (folder / ARTEFACTS).write_text("[]")
     made = [
         export(name, model, folder, labels, source, representative_images)
         for name in names

@@ -21,13 +21,14 @@ WEIGHTS = ("model.safetensors", "model.weights.h5")
 VERIFICATION = "verification.json"
 # An export program may describe its files here; see `Artefact`.
 ARTEFACTS = "artefacts.json"
+# While a folder is written: the names of what comes into it.
+_PLAN = f"{files.TEMPORARY}repository/plan.json"
 # What a folder of artefacts may not replace.
 _OWN_FILES = {
     "README.md",
     "config.json",
     image_processors.FILE,
     VERIFICATION,
-    repository.SUMS,
     *WEIGHTS,
 }
 
@@ -70,7 +71,8 @@ def write_folder(
 
     Args:
         model: A classifier of `keras_cvt`.
-        folder: Where to write; what an earlier call wrote there is replaced.
+        folder: Where to write: empty, new, or of an earlier call, whose files are
+            replaced.
         repo_id: What the card calls it, such as `"org/repo"`.
         labels: The classes' names, in the order of the outputs.
         artefacts: A folder of exported files (a SavedModel, `.tflite`, `.onnx`) to
@@ -86,6 +88,7 @@ def write_folder(
     Raises:
         ValueError: If the model is no classifier, or a label or file is wrong.
         ComparisonError: If what was written computes something else.
+        FileExistsError: If the folder holds files that no earlier call wrote.
         OSError: If it cannot be written.
     """
     folder = Path(folder)
@@ -97,7 +100,12 @@ def write_folder(
         )
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    listed = [] if artefacts is None else _take_along(Path(artefacts), folder)
+    exported = [] if artefacts is None else _exported(Path(artefacts))
+    planned = sorted({*_OWN_FILES, *exported})
+    # A call after a kill knows by it what is ours.
+    (folder / _PLAN).parent.mkdir()
+    files.write_json(folder / _PLAN, {"names": planned})
+    listed = [] if artefacts is None else _take_along(Path(artefacts), exported, folder)
     for_transformers = runs_in_transformers(model)
     _write_weights(model, folder, "transformers" if for_transformers else "official")
     files.write_json(
@@ -134,18 +142,38 @@ def write_folder(
         labels=labels,
     )
     files.write_text(folder / "README.md", text)
-    repository.write_sums(folder)
+    # Only what was written: a file that came to lie here meanwhile is not published.
+    ours = [name for name in planned if (folder / name).is_file()]
+    repository.write_sums(folder, ours)
+    shutil.rmtree((folder / _PLAN).parent)
     return max(differences.values())
 
 
 def _clear(folder):
-    """Remove what an earlier call left, finished or killed, and nothing else."""
+    """Remove what an earlier call left, finished or killed; refuse anything else."""
+    sums = folder / repository.SUMS
+    ours = set(repository.read_sums(sums if sums.is_file() else None))
+    if VERIFICATION not in ours:
+        ours = set()
+    if (folder / _PLAN).is_file():
+        ours |= set(json.loads((folder / _PLAN).read_text(encoding="utf-8"))["names"])
+    found = [
+        name
+        for name in repository.names(folder)
+        if not name.startswith(files.TEMPORARY)
+    ]
+    strangers = [name for name in found if name not in ours]
+    if strangers or (sums.is_file() and not ours):
+        raise FileExistsError(
+            f"Expected an empty folder, or one of an earlier call. Received: {folder} "
+            f"with {(strangers or [repository.SUMS])[:10]}"
+        )
+    for name in found:
+        (folder / name).unlink()
+    sums.unlink(missing_ok=True)
+    # The plan at last, since it says whose the others were.
     for left_over in folder.glob(files.TEMPORARY + "*"):
         shutil.rmtree(left_over)
-    sums = folder / repository.SUMS
-    earlier = repository.read_sums(sums if sums.is_file() else None)
-    for name in {*_OWN_FILES, *earlier}:
-        (folder / name).unlink(missing_ok=True)
 
 
 def runs_in_transformers(model: CvTModel) -> bool:
@@ -247,14 +275,20 @@ def _verify(model, folder, tolerance):
     return differences
 
 
-def _take_along(source, folder):
-    """Copy the exported files, and return what their program says of them."""
+def _exported(source):
+    """Return the names of the exported files of a folder."""
     if not source.is_dir():
         raise FileNotFoundError(f"Expected a folder of artefacts. Received: {source}")
     found = [name for name in repository.names(source) if name != ARTEFACTS]
+    # `names` leaves SHA256SUMS out.
     replaced = sorted(_OWN_FILES & set(found))
     if replaced:
         raise ValueError(f"A folder of artefacts may not hold {replaced}: {source}")
+    return found
+
+
+def _take_along(source, found, folder):
+    """Copy the exported files, and return what their program says of them."""
     artefacts = _described(source, found)
     for name in found:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The second road whole: from a checkpoint to a verified folder and its page."""
 
+import hashlib
 import json
 import logging
 import os
@@ -39,6 +40,8 @@ class Release:
         artefacts: Exported files.
         commit: The commit on the Hub, or None.
         error: Why it stopped, or `""`.
+        inputs: SHA-256 of the checkpoint, reference and images and of all arguments
+            that shape the folder, or `""`.
     """
 
     checkpoint: str
@@ -50,6 +53,7 @@ class Release:
     artefacts: tuple[str, ...] = ()
     commit: str | None = None
     error: str = ""
+    inputs: str = ""
 
 
 def release(
@@ -70,8 +74,9 @@ def release(
 ) -> Release:
     """Convert, compare, export, verify, describe and push a checkpoint.
 
-    Every step leaves a record beside `folder`; called again, it goes on after the
-    last one whose files are still what they were.
+    A verified folder leaves a record beside it: called again with the same
+    arguments and the same content of the files that they name, only what is left is
+    done, such as the push. Anything else, or a changed folder, starts anew.
 
     Args:
         checkpoint: As `keras_cvt.conversion.convert`, like the arguments that follow
@@ -101,7 +106,15 @@ def release(
     check_names(exports, bool(representative))
     folder = Path(folder)
     record = folder.with_name(folder.name + ".json")
-    done = _recorded(record, folder, str(checkpoint), repo_id, exports)
+    inputs = _inputs(
+        (checkpoint, reference, *representative),
+        config=config and config.to_dict(),
+        activation=activation,
+        tolerance=tolerance,
+        about=about and asdict(about),
+        exports=list(exports),
+    )
+    done = _recorded(record, folder, str(checkpoint), repo_id, inputs)
     if done is None:
         # From now on the folder is no longer what an earlier record says.
         record.unlink(missing_ok=True)
@@ -132,7 +145,7 @@ def release(
             reference_difference=compared[1],
         )
         target = str(checkpoint), repo_id, str(folder)
-        done = Release(*target, *compared, written, tuple(exports))
+        done = Release(*target, *compared, written, tuple(exports), inputs=inputs)
         files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
@@ -184,7 +197,23 @@ def release_all(
     return releases
 
 
-def _recorded(record, folder, checkpoint, repo_id, exports):
+def _inputs(sources, **arguments):
+    """Return a hash of what a release is made from."""
+    found = []
+    for source in sources:
+        path = Path(source) if source is not None else None
+        if path is None or not path.exists():
+            found.append(str(source))  # the name of published weights, or none
+        elif path.is_file():
+            found.append(files.sha256(path))
+        else:
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            found += [(str(p.relative_to(path)), files.sha256(p)) for p in inside]
+    text = json.dumps([found, arguments], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _recorded(record, folder, checkpoint, repo_id, inputs):
     """Return what an earlier call did, if all of it is still there."""
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
@@ -193,8 +222,9 @@ def _recorded(record, folder, checkpoint, repo_id, exports):
         intact = all(files.sha256(folder / n) == d for n, d in sums.items())
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    same = (done.checkpoint, done.repo_id) == (checkpoint, repo_id)
-    return done if intact and same and done.artefacts == tuple(exports) else None
+    made_from = done.checkpoint, done.repo_id, done.inputs
+    same = made_from == (checkpoint, repo_id, inputs)
+    return done if intact and same else None
 
 
 def _images(paths, model):

@@ -1,5 +1,6 @@
 """What is pushed comes back, in every program that people use."""
 
+import time
 from pathlib import Path
 
 import hub_models
@@ -204,6 +205,38 @@ def test_a_folder_written_again_holds_nothing_of_before(tmp_path):
     assert left == {*repository.read_sums(folder / repository.SUMS), repository.SUMS}
 
 
+@pytest.mark.parametrize("name", ["README.md", ".env", "SHA256SUMS"])
+def test_a_folder_with_files_of_others_is_left_alone(tmp_path, name):
+    content = "0" * 64 + "  notes.txt\n"
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FileExistsError, match=name):
+        hub.write_folder(hub_models.classifier(), tmp_path, repo_id=REPO)
+    assert (tmp_path / name).read_text() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_put_into_a_written_folder_is_neither_published_nor_lost(tmp_path):
+    model = hub_models.classifier()
+    hub.write_folder(model, tmp_path, repo_id=REPO)
+    before = (tmp_path / "README.md").read_bytes()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="notes.txt"):
+        hub.write_folder(model, tmp_path, repo_id=REPO)
+    assert (tmp_path / "README.md").read_bytes() == before
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_a_killed_call_left_is_replaced(tmp_path, monkeypatch):
+    model = hub_models.classifier()
+    with monkeypatch.context() as patch:
+        patch.setattr(repository, "SUMS", "no/such/folder")
+        with pytest.raises(OSError):
+            hub.write_folder(model, tmp_path, repo_id=REPO)
+    assert (tmp_path / "README.md").is_file()
+    hub.write_folder(model, tmp_path, repo_id=REPO)
+    assert not list(tmp_path.glob(".writing-*"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -224,6 +257,62 @@ def test_a_backbone_is_no_classifier(tmp_path):
     backbone = keras_cvt.CvT(config, include_top=False)
     with pytest.raises(ValueError, match="ends in its head"):
         hub.write_folder(backbone, tmp_path, repo_id=REPO)
+
+
+@pytest.fixture
+def flowers(tmp_path, monkeypatch):
+    """A server with a pushed quick_gelu network."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with loopback(tmp_path, monkeypatch) as server:
+        hub.push(hub_models.classifier("quick_gelu"), REPO)
+        yield server
+
+
+def load_weights():
+    return keras_cvt.CvT(
+        hub_models.classifier().cvt_config, weights=f"hf://{REPO}", classes=4
+    )
+
+
+@pytest.mark.parametrize("status", [403, 429, 503])
+@pytest.mark.parametrize(
+    "name", ["config.json", "preprocessor_config.json", "SHA256SUMS"]
+)
+def test_a_description_that_is_not_answered_is_not_taken_for_missing(
+    flowers, name, status
+):
+    flowers.status[name] = status
+    for load in (load_weights, lambda: hub.load(REPO)):
+        with pytest.raises(OSError, match=name):
+            load()
+    del flowers.status[name]
+    assert load_weights().cvt_config.activation == "quick_gelu"
+
+
+def test_what_load_checkpoint_cached_describes_itself_offline(flowers, monkeypatch):
+    from huggingface_hub import constants
+
+    load_checkpoint(hub_models.classifier("quick_gelu"), f"hf://{REPO}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_weights().cvt_config.activation == "quick_gelu"
+
+
+def test_load_checkpoint_needs_no_description(flowers):
+    flowers.status["config.json"] = 503
+    model = hub_models.classifier("quick_gelu")
+    assert load_checkpoint(model, f"hf://{REPO}").missing == ()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_recorded_file_that_is_gone_is_an_error(flowers, name):
+    files = flowers.repos[REPO]
+    del files[name]
+    if name != "config.json":
+        # An unrecorded one in its stead, and the recorded other one gone.
+        files["tf_model.h5"] = files.pop("model.weights.h5")
+    for load in (load_weights, lambda: hub.load(REPO)):
+        with pytest.raises(ValueError, match=f"SHA256SUMS.*{name}"):
+            load()
 
 
 def test_labels_must_be_one_a_class(tmp_path):

@@ -87,6 +87,47 @@ def test_what_is_verified_is_not_done_again(server, tmp_path, reference, monkeyp
     assert server.steps == steps
 
 
+def test_another_argument_or_content_is_done_again(tmp_path, reference, monkeypatch):
+    checkpoint = tmp_path / OFFICIAL.name
+    checkpoint.write_bytes(OFFICIAL.read_bytes())
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"one")
+    where = (checkpoint, REPO, tmp_path / "out")
+    how = {"config": config(), "reference": reference, "dry_run": True}
+    how["representative"] = [photo]
+    hub.release(*where, **how)
+
+    class Again(Exception):
+        pass
+
+    def again(*_):
+        raise Again
+
+    record = tmp_path / "out.json"
+    kept = record.read_bytes()
+    monkeypatch.setattr(conversion, "load", again)
+    hub.release(*where, **how)
+    for change in (
+        {"activation": "gelu"},
+        {"about": hub.About(license="mit")},
+        {"config": config().with_overrides(activation="gelu")},
+        {"reference": None},
+        {"tolerance": 1e-3},
+        {"representative": []},
+    ):
+        with pytest.raises(Again):
+            hub.release(*where, **how | change)
+        record.write_bytes(kept)
+    photo.write_bytes(b"another")
+    with pytest.raises(Again):
+        hub.release(*where, **how)
+    record.write_bytes(kept)
+    photo.write_bytes(b"one")
+    checkpoint.write_bytes(b"retrained")
+    with pytest.raises(Again):
+        hub.release(*where, **how)
+
+
 def test_what_was_damaged_is_done_again(tmp_path, reference):
     where = (OFFICIAL, REPO, tmp_path / "out")
     how = {"config": config(), "reference": reference, "dry_run": True}
@@ -172,6 +213,14 @@ def test_an_export_that_differs_stops_the_push(
     hub.release(*where, **how, exports=["litert"])
     assert len(server.repos[REPO]["model.tflite"]) > 1000
     assert "chosen-before.onnx" not in server.repos[REPO]
+
+
+def test_artefacts_replace_no_folder_of_others(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="artefacts.json"):
+        hub.write_artefacts(None, tmp_path, ["litert"])
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_int8_is_calibrated_and_verified_on_the_images_that_are_given(

@@ -1,6 +1,7 @@
-"""Fine-tune on a folder of images, push, load back and compare: the whole way.
+"""Fine-tune on a folder of images, export, push, load back and compare.
 
-    python examples/push_fine_tuned.py --data FOLDER --repo me/my-flowers
+    python examples/push_fine_tuned.py --data FOLDER --repo me/my-flowers \\
+        --exports saved_model litert_int8
 
 The folder holds train/ and validation/ (or test/) with a folder of images for each
 class. A push needs a token with the right to write (HF_TOKEN, or `hf auth login`);
@@ -9,10 +10,12 @@ class. A push needs a token with the right to write (HF_TOKEN, or `hf auth login
 
 import argparse
 import dataclasses
+import io
 from pathlib import Path
 
 import keras
 import numpy as np
+import PIL.Image
 
 import keras_cvt
 from keras_cvt import conversion, data, hub, training
@@ -28,6 +31,9 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--run", default="run", help="folder of the training run")
+    parser.add_argument(
+        "--exports", nargs="+", default=(), help="such as saved_model litert_int8 onnx"
+    )
     parser.add_argument("--license", help="of your weights, such as apache-2.0")
     parser.add_argument("--public", action="store_true")
     parser.add_argument("--dry-run", metavar="FOLDER", help="write there, do not push")
@@ -48,29 +54,40 @@ def main():
             )
         ],
     )
+    artefacts = None
+    if options.exports:
+        artefacts = Path(options.run) / "exports"
+        hub.write_artefacts(
+            model,
+            artefacts,
+            options.exports,
+            labels=images.class_names,
+            source=options.repo,
+            representative_images=representative(images, model),
+        )
+    page = {"labels": images.class_names, "about": about, "artefacts": artefacts}
     if options.dry_run:
         difference = hub.write_folder(
-            model,
-            options.dry_run,
-            repo_id=options.repo,
-            labels=images.class_names,
-            about=about,
+            model, options.dry_run, repo_id=options.repo, **page
         )
         print(f"Verified within {difference:.1e}: {options.dry_run}")
         return
-    report = hub.push(
-        model,
-        options.repo,
-        labels=images.class_names,
-        about=about,
-        private=not options.public,
-    )
+    report = hub.push(model, options.repo, private=not options.public, **page)
     print(f"Verified within {report.difference:.1e}: {report.url}")
     loaded = hub.load(options.repo, revision=report.commit)
     size = (1, *model.eval_transform.image_size, 3)
     pixels = np.random.default_rng(0).uniform(0, 255, size).astype("float32")
     outputs = [m.predict(pixels, verbose=0) for m in (model, loaded)]
     print(f"Loaded back within {np.abs(outputs[0] - outputs[1]).max():.1e}")
+
+
+def representative(images, model):
+    """Return up to 256 training images of all classes, such as the model takes."""
+    evenly = images.examples.shard(-(-images.count // 256), 0)
+    chosen = [
+        PIL.Image.open(io.BytesIO(encoded)) for encoded, _ in evenly.as_numpy_iterator()
+    ]
+    return keras_cvt.preprocess_input(chosen, model)
 
 
 def fine_tune(options, images, held_out):

@@ -5,8 +5,8 @@ import os
 from keras_cvt import zoo
 from keras_cvt.checkpoints import assign
 from keras_cvt.config import SIMPLIFIED_ARGUMENTS, CvTConfig, simplified
+from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.models import CvTModel, build_model
-from keras_cvt.preprocessing import EvalTransform
 from keras_cvt.weights import Checkpoint, resolve
 
 _ARGUMENTS = """

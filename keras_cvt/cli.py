@@ -97,7 +97,14 @@ def _parser():
         default=(),
         metavar="NAME",
         help="files that a repository takes along, verified: saved_model, litert, "
-        "litert_float16, litert_dynamic_int8, onnx, openvino",
+        "litert_float16, litert_dynamic_int8, litert_int8, onnx, openvino",
+    )
+    command.add_argument(
+        "--representative",
+        nargs="+",
+        default=(),
+        metavar="IMAGE",
+        help="files or folders to calibrate litert_int8 and to verify the exports on",
     )
     command.add_argument("--model", help=f"{_MODEL_HELP}; default: recognised")
     command.add_argument("--activation", choices=("quick_gelu", "gelu"))
@@ -344,10 +351,11 @@ def _convert(options):
     tolerance = conversion.TOLERANCE if options.tolerance is None else options.tolerance
     if options.all or options.out.startswith(hub_files.SCHEME):
         return _release(options, tolerance)
-    if options.dry_run or options.public or options.exports:
+    more = (options.public, options.exports, options.representative)
+    if options.dry_run or any(more):
         raise ValueError(
-            "Expected hf://org/repo with --dry-run, --public and --exports. "
-            f"Received: {options.out}"
+            "Expected hf://org/repo with --dry-run, --public, --exports and "
+            f"--representative. Received: {options.out}"
         )
     if options.checkpoint is None:
         raise ValueError("Expected a checkpoint and where to save it.")
@@ -379,6 +387,7 @@ def _release(options, tolerance):
     target = options.out.removeprefix(hub_files.SCHEME)
     how = {
         "exports": options.exports,
+        "representative": _image_paths(options.representative),
         "dry_run": options.dry_run,
         "private": not options.public,
     }

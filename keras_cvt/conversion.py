@@ -110,7 +110,9 @@ def convert(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as folder:
         # Compared under another name: what differs never takes the real one.
         written = Path(folder) / out.name
-        save(classifier(done.model) if out.suffix == ".keras" else done.model, written)
+        # Whole models are for people: with their own normalisation.
+        whole = out.suffix in ("", ".keras")
+        save(classifier(done.model) if whole else done.model, written)
         saved_difference = _compare_saved(
             written, done.model, done.images, done.logits, tolerance
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-from keras_cvt import files, hub_files, zoo
+from keras_cvt import files, repository, zoo
 from keras_cvt.checkpoints import CheckpointError, layouts, readers
 
 logger = logging.getLogger(__name__)
@@ -46,21 +46,15 @@ def fetch(record: zoo.WeightsRecord) -> Path:
         # new one takes its name anyway.
         logger.warning("%s is damaged and is made anew.", path)
     try:
-        state = _read_download(record.repo, known, force=False)
+        state = _read_download(record.repo, force=False)
     except CheckpointError as error:
         logger.warning("The download of %s is repeated: %s", record.repo, error)
-        state = _read_download(record.repo, known, force=True)
+        state = _read_download(record.repo, force=True)
     return _store(state, folder, stem)
 
 
-def _read_download(repo, known, force):
-    path = hub_files.download_checkpoint(repo, known.revision, force)
-    expected = known.sha256.get(path.name)
-    if expected is not None and files.sha256(path) != expected:
-        raise CheckpointError(
-            f"{path.name} of {repo} should have the SHA-256 {expected}. "
-            f"Received: {files.sha256(path)}"
-        )
+def _read_download(repo, force):
+    path = repository.download_checkpoint(repo, force=force)
     return layouts.to_official(readers.read_checkpoint(path))[0]
 
 

@@ -6,8 +6,8 @@ import keras
 from keras import layers
 
 from keras_cvt.config import CvTConfig, StageConfig
+from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.layers import ConvTransformerStage, ImagePreprocessing
-from keras_cvt.preprocessing import EvalTransform
 
 _POOLINGS = (None, "avg", "max", "token")
 

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from keras_cvt import files, hub_files, profile
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt import files, hub_files, image_processors, profile, zoo
 from keras_cvt.config import CvTConfig
-from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.errors import CheckpointError
+from keras_cvt.eval_transform import EvalTransform
 
 # In the format of `sha256sum`, so that anybody can check a downloaded repository.
 SUMS = "SHA256SUMS"
 # Our part of `config.json`; transformers keeps it without reading it.
 CONFIG_KEY = "keras_cvt"
+# The same of a checkpoint alone, where transformers cannot say how images are made.
+TRANSFORM_KEY = "eval_transform"
 CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid", "linear")
 
 # Of one side. Images are made that large before a network sees them.
@@ -79,14 +81,49 @@ def read_settings(json_config: Mapping[str, Any]) -> Settings | None:
         not valid_name
         or not isinstance(settings.include_preprocessing, bool)
         or settings.classifier_activation not in CLASSIFIER_ACTIVATIONS
-        or max(settings.eval_transform.image_size) > _MAX_IMAGE_SIZE
     ):
         raise CheckpointError(
-            "Expected in config.json a name, include_preprocessing true or false, a "
-            f"classifier_activation of {CLASSIFIER_ACTIVATIONS} and images of at most "
-            f"{_MAX_IMAGE_SIZE} pixels. Received: {str(values)[:300]}"
+            "Expected in config.json a name, include_preprocessing true or false and a "
+            f"classifier_activation of {CLASSIFIER_ACTIVATIONS}. "
+            f"Received: {str(values)[:300]}"
         )
+    _check_image_size(settings.eval_transform)
     return settings
+
+
+def read_transform(
+    json_config: Mapping[str, Any], processor: Mapping[str, Any]
+) -> EvalTransform | None:
+    """Return how images are made for a model in transformers' layout, if it is said.
+
+    `preprocessor_config.json` says it best, then what `save_checkpoint` adds to
+    `config.json` where transformers has no such transform, then its `image_size`.
+
+    Raises:
+        CheckpointError: If a size or a share is out of range.
+    """
+    try:
+        transform = image_processors.from_transformers(processor)
+        if transform is None and TRANSFORM_KEY in json_config:
+            transform = EvalTransform.from_dict(json_config[TRANSFORM_KEY])
+        if transform is None and isinstance(json_config.get("image_size"), int):
+            transform = image_processors.of_image_size(json_config["image_size"])
+    except (TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected sizes of images in {image_processors.FILE} and config.json: "
+            f"{str(error)[:300]}"
+        ) from error
+    if transform is not None:
+        _check_image_size(transform)
+    return transform
+
+
+def _check_image_size(transform):
+    if max(transform.image_size) > _MAX_IMAGE_SIZE:
+        raise CheckpointError(
+            f"Expected images of at most {_MAX_IMAGE_SIZE} pixels a side. "
+            f"Received: {transform}"
+        )
 
 
 def check_config(config: CvTConfig, state: Mapping[str, Any], channels: int) -> None:
@@ -123,43 +160,68 @@ def check_config(config: CvTConfig, state: Mapping[str, Any], channels: int) -> 
             )
 
 
-def download(
-    repo_id: str, revision: str | None = None
-) -> tuple[Path, dict[str, Any] | None]:
-    """Download a repository's checkpoint and `config.json`, both of one commit.
-
-    Nothing else is read, and never a SavedModel or a `.keras` file.
+def download_checkpoint(
+    repo_id: str, revision: str | None = None, force: bool = False
+) -> Path:
+    """Download a repository's checkpoint, pinned and checked as far as is recorded.
 
     Args:
         repo_id: Such as `"org/repo"`.
-        revision: Branch, tag or commit; None is the main branch.
-
-    Returns:
-        The checkpoint's path and the content of `config.json`, None without one.
+        revision: Branch, tag or commit; None is the commit that this package records
+            of the published weights, of any other repository the main branch.
+        force: Whether to download again what the Hub's cache holds.
 
     Raises:
-        CheckpointError: If a file is not the one whose hash the repository records.
+        CheckpointError: If it has not the hash that the repository or this package
+            records.
         FileNotFoundError: If the repository or its checkpoint does not exist.
         OSError: If the Hub cannot be reached and nothing is cached.
     """
-    checkpoint = hub_files.download_checkpoint(repo_id, revision)
-    # huggingface_hub keeps every commit in a folder of that name.
-    commit = checkpoint.parent.name
-    commit = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision
-    sums = read_sums(hub_files.download_optional(repo_id, SUMS, commit))
-    config = hub_files.download_optional(repo_id, "config.json", commit)
-    for path in (checkpoint, config):
+    revision = revision or zoo.known_files(repo_id).revision
+    checkpoint = hub_files.download_checkpoint(repo_id, revision, force)
+    commit = _commit(checkpoint, revision)
+    _check_hash(checkpoint, _recorded(repo_id, commit), repo_id)
+    return checkpoint
+
+
+def download(repo_id: str, revision: str | None = None) -> Path:
+    """Download a repository's checkpoint and what describes it, all of one commit.
+
+    `config.json` and `preprocessor_config.json` come to lie beside it. Nothing else
+    is read, and never a SavedModel or a `.keras` file.
+
+    Args:
+        repo_id: As `download_checkpoint`.
+        revision: As `download_checkpoint`, like the errors.
+    """
+    checkpoint = download_checkpoint(repo_id, revision)
+    commit = _commit(checkpoint, revision)
+    sums = _recorded(repo_id, commit)
+    for name in ("config.json", image_processors.FILE):
+        path = hub_files.download_optional(repo_id, name, commit)
         if path is not None:
             _check_hash(path, sums, repo_id)
-    return checkpoint, None if config is None else hub_files.read_config(config)
+    return checkpoint
+
+
+def _commit(path, revision):
+    # huggingface_hub keeps every commit in a folder of that name.
+    commit = path.parent.name
+    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision
+
+
+def _recorded(repo_id, commit):
+    sums = read_sums(hub_files.download_optional(repo_id, SUMS, commit))
+    known = zoo.known_files(repo_id)
+    return {**sums, **known.sha256} if commit == known.revision else sums
 
 
 def _check_hash(path, sums, repo_id):
     expected = sums.get(path.name)
     if expected is not None and files.sha256(path) != expected:
         raise CheckpointError(
-            f"{path.name} of {repo_id} should have the SHA-256 {expected}, as its "
-            f"{SUMS} records. Received: {files.sha256(path)}"
+            f"{path.name} of {repo_id} should have the SHA-256 {expected}, which was "
+            f"recorded of it. Received: {files.sha256(path)}"
         )
 
 

@@ -138,10 +138,23 @@ def conv_output_size(
 def avg_output_size(
     size: int | None, kernel_size: int, stride: int, padding: int
 ) -> int | None:
-    """Return how many positions PyTorch's ceil-mode pooling leaves of `size`."""
+    """Return how many positions PyTorch's ceil-mode pooling leaves of `size`.
+
+    A window may reach past the padded input by up to `stride - 1` positions, so that
+    the input may be that much smaller than the kernel.
+
+    Raises:
+        ValueError: If there is no window even so.
+    """
     if size is None:
         return None
-    conv_output_size(size, kernel_size, 1, padding)
+    smallest = max(1, kernel_size - 2 * padding - stride + 1)
+    if size < smallest:
+        raise ValueError(
+            f"The input is too small: average pooling with a kernel of {kernel_size}, "
+            f"stride {stride} and padding {padding} needs at least {smallest} "
+            f"positions in each direction. Received: {size}"
+        )
     output = -(-(size + 2 * padding - kernel_size) // stride) + 1
     # PyTorch drops a last window that would start in the right-hand padding.
     return output - 1 if (output - 1) * stride >= size + padding else output

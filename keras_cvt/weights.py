@@ -6,14 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from keras_cvt import downloads, hub_files, repository, zoo
+from keras_cvt import downloads, hub_files, image_processors, repository, zoo
 from keras_cvt.checkpoints import layouts, readers
 from keras_cvt.config import CvTConfig
-from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.eval_transform import EvalTransform
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +31,7 @@ class Checkpoint:
             leaves it to the configuration.
         config: The configuration that came with them, if any.
         labels: The classes' names that came with them, if any.
+        settings: What else a repository of `keras_cvt.hub` tells of the model.
     """
 
     state: Mapping[str, np.ndarray]
@@ -40,6 +40,7 @@ class Checkpoint:
     activation: str | None = None
     config: CvTConfig | None = None
     labels: tuple[str, ...] = field(default=())
+    settings: repository.Settings | None = None
 
     @property
     def classes(self) -> int | None:
@@ -95,62 +96,69 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
             f"Received: weights={weights!r}"
         )
     if isinstance(weights, str) and weights.startswith(hub_files.SCHEME):
-        return _from_hub(weights.removeprefix(hub_files.SCHEME))
+        name = weights.removeprefix(hub_files.SCHEME)
+        return from_repository(*hub_files.split_revision(name))
     try:
         # First, so that a folder called "imagenet" cannot stand in for the weights.
-        return _published(zoo.find(str(weights), model))
+        record = zoo.find(str(weights), model)
+        return _published(downloads.fetch(record), record)
     except zoo.UnknownWeightsError:
         path = Path(weights)
         if not path.exists():
             raise
     if path.is_dir():
         path = hub_files.find_checkpoint(path)
-    config_path = path.with_name("config.json")
-    return from_file(
-        path, hub_files.read_config(config_path) if config_path.is_file() else None
-    )
+    return _from_file(path)
 
 
-def _published(record):
-    path = downloads.fetch(record)
+def _published(path, record):
+    """Read published weights in whatever layout they are."""
     state, layout = layouts.to_official(readers.read_checkpoint(path))
-    return _as_published(Checkpoint(state, layout), record)
-
-
-def _as_published(checkpoint, record):
-    # Trained with QuickGELU, although transformers runs its copies with GELU.
-    return dataclasses.replace(
-        checkpoint,
+    return Checkpoint(
+        state,
+        layout,
         eval_transform=record.eval_transform,
+        # Although transformers runs its copies with GELU.
         activation="quick_gelu",
         config=zoo.MODELS[record.model],
     )
 
 
-def _from_hub(name):
-    repo_id, revision = hub_files.split_revision(name)
-    record = zoo.find_repo(repo_id)
-    if record is not None and revision is None:
-        return _published(record)
-    checkpoint = from_file(*repository.download(repo_id, revision))
-    return checkpoint if record is None else _as_published(checkpoint, record)
+def from_repository(repo_id: str, revision: str | None = None) -> Checkpoint:
+    """Download and read the weights of a Hub repository.
 
-
-def from_file(path: Path, json_config: Mapping[str, Any] | None) -> Checkpoint:
-    """Read a checkpoint file and what a `config.json` tells about it.
+    Args:
+        repo_id: Such as `"org/repo"`.
+        revision: Branch, tag or commit; None is the main branch, or what is recorded
+            of the published weights.
 
     Raises:
-        CheckpointError: If one cannot be read, or they do not belong together.
+        CheckpointError: If a file cannot be read, has not its recorded hash, or they
+            do not belong together.
+        OSError: If a download fails and nothing is cached.
     """
+    record = zoo.find_repo(repo_id)
+    if record is None:
+        return _from_file(repository.download(repo_id, revision))
+    if revision is None:
+        return _published(downloads.fetch(record), record)
+    return _published(repository.download_checkpoint(repo_id, revision), record)
+
+
+def _from_file(path):
+    """Read a checkpoint file, and what the files beside it tell about it."""
     state, layout = layouts.to_official(readers.read_checkpoint(path))
-    json_config = json_config or {}
-    checkpoint = _described(state, layout, json_config, path)
+    json_config, processor = (
+        hub_files.read_config(beside) if beside.is_file() else {}
+        for beside in map(path.with_name, ("config.json", image_processors.FILE))
+    )
+    checkpoint = _described(state, layout, json_config, processor, path)
     if checkpoint.config is not None:
         repository.check_config(checkpoint.config, state, checkpoint.channels or 1)
     return checkpoint
 
 
-def _described(state, layout, json_config, path):
+def _described(state, layout, json_config, processor, path):
     settings = repository.read_settings(json_config)
     if settings is not None:
         return Checkpoint(
@@ -160,6 +168,7 @@ def _described(state, layout, json_config, path):
             activation=settings.config.activation,
             config=settings.config,
             labels=_labels(json_config.get("id2label")),
+            settings=settings,
         )
     if not layout.startswith("transformers"):
         return Checkpoint(state, layout)
@@ -178,6 +187,7 @@ def _described(state, layout, json_config, path):
     return Checkpoint(
         state,
         layout,
+        eval_transform=repository.read_transform(json_config, processor),
         activation=activation,
         config=config,
         labels=_labels(json_config.get("id2label")),

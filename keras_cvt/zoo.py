@@ -12,7 +12,7 @@ from importlib import resources
 from keras_cvt import config as configs
 from keras_cvt import profile
 from keras_cvt.config import CvTConfig
-from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.tables import Table
 
 _CROP_224 = EvalTransform((224, 224), 0.875)

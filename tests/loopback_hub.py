@@ -13,6 +13,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
+from loopback_lfs import LargeFiles
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 # Faults that are no status codes.
@@ -33,12 +34,16 @@ _ROUTES = [
     ("POST", r"/api/models/([^/]+/[^/]+)/commit/([^/]+)", "commit"),
     ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
     ("PUT", r"/lfs/([0-9a-f]{64})", "upload"),
+    ("PUT", r"/lfs/([0-9a-f]{64})/parts/(\d+)", "part"),
+    ("POST", r"/lfs/([0-9a-f]{64})/complete", "complete"),
     ("POST", r"/lfs/verify", "verify"),
     ("GET", r"/cdn/([0-9a-f]{64})/(.+)", "cdn"),
     ("GET", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
 ]
 STEPS = tuple(step for _, _, step in _ROUTES)
 _ROUTES = [(method, re.compile(path), step) for method, path, step in _ROUTES]
+# What needs a token: addresses of uploads are signed instead.
+_WRITING = ("create", "validate", "preupload", "commit", "batch")
 # What the Hub keeps outside git.
 _LFS_SUFFIXES = (".safetensors", ".h5", ".bin", ".keras", ".tflite", ".onnx", ".pb")
 
@@ -51,10 +56,11 @@ class LoopbackHub:
     download breaks off, once; `status` a file name to a status code that every
     request for it gets. `fail(step, fault)` makes requests of a step fail, and
     `before[step]` is called before one is answered. With a `token`, whatever writes
-    needs it. `history` lists every commit of a repository, oldest first.
+    needs it. `history` lists every commit of a repository, oldest first. Large files
+    of more than `chunk_size` bytes come in parts.
     """
 
-    def __init__(self, repos, token=None, datasets=()):
+    def __init__(self, repos, token=None, datasets=(), chunk_size=None):
         self.repos = repos
         self.token = token
         self.datasets = set(datasets)
@@ -65,6 +71,8 @@ class LoopbackHub:
         self.before = {}
         self.private = {}
         self.lfs = {}
+        self.chunk_size = chunk_size
+        self.parts = {}
         self.history = {}
         self._faults = {}
         self._lock = threading.Lock()
@@ -148,7 +156,7 @@ def is_lfs(name):
     return name.endswith(_LFS_SUFFIXES)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LargeFiles, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):
@@ -184,9 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._read_body()
         if isinstance(fault, int):
             return self._refuse(fault, "")
-        if step not in ("resolve", "cdn", "info", "tree", "upload", "verify"):
-            if self.hub.token and not self._authorised():
-                return self._refuse(401, "")
+        if step in _WRITING and self.hub.token and not self._authorised():
+            return self._refuse(401, "")
         self._lost = fault == LOST
         getattr(self, f"_{step}")(body, *match.groups())
 
@@ -269,29 +276,6 @@ class _Handler(BaseHTTPRequestHandler):
                 {"path": name, "uploadMode": mode, "shouldIgnore": False, "oid": oid}
             )
         self._json({"files": files})
-
-    def _batch(self, body, repo):
-        objects = []
-        for wanted in json.loads(body)["objects"]:
-            answer = {"oid": wanted["oid"], "size": wanted["size"]}
-            if wanted["oid"] not in self.hub.lfs:
-                answer["actions"] = {
-                    "upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}"},
-                    "verify": {"href": f"{self.hub.url}/lfs/verify"},
-                }
-            objects.append(answer)
-        self._json({"transfer": "basic", "objects": objects})
-
-    def _upload(self, body, oid):
-        if hashlib.sha256(body).hexdigest() != oid:
-            return self._refuse(400, "")
-        self.hub.lfs[oid] = body
-        self._json({})
-
-    def _verify(self, body):
-        values = json.loads(body)
-        known = len(self.hub.lfs.get(values["oid"], b"")) == values["size"]
-        return self._json({}) if known else self._refuse(404, "")
 
     def _commit(self, body, repo, revision):
         header, *operations = [json.loads(line) for line in body.splitlines()]

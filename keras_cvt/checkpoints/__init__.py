@@ -1,6 +1,5 @@
 """Checkpoints of CvT: read any layout, load strictly, write back."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -8,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_cvt import files, hub_files, repository
+from keras_cvt import files, hub_files, image_processors, repository
 from keras_cvt.checkpoints import assign, layouts, readers
 from keras_cvt.checkpoints.assign import LoadReport
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt.errors import CheckpointError
 from keras_cvt.models import CvTModel
 
 __all__ = ["CheckpointError", "LoadReport", "load_checkpoint", "save_checkpoint"]
@@ -32,9 +31,9 @@ def load_checkpoint(
         source: The path of a file (official `.pth`; transformers'
             `model.safetensors`, `pytorch_model.bin` or `tf_model.h5`;
             cvt-tensorflow's `.h5`; vit-pytorch's state dict; our own `.weights.h5`),
-            a folder with one of transformers' files, `"hf://org/repo"`, or a dict
-            of numpy arrays in one of these layouts. Format and layout are
-            recognised.
+            a folder with one of transformers' files, `"hf://org/repo"` or
+            `"hf://org/repo@revision"`, or a dict of numpy arrays in one of these
+            layouts. Format and layout are recognised.
         strict: Whether anything missing, unexpected or of a wrong shape is an
             error. Otherwise it is left out, and logged.
         only: Parts to take, such as `("stage0", "stage1")`; the rest of the model
@@ -55,7 +54,7 @@ def load_checkpoint(
     _check_model(model)
     if isinstance(source, str) and source.startswith(hub_files.SCHEME):
         name = source.removeprefix(hub_files.SCHEME)
-        source, _ = repository.download(*hub_files.split_revision(name))
+        source = repository.download_checkpoint(*hub_files.split_revision(name))
     if not isinstance(source, Mapping):
         path = Path(source)
         path = hub_files.find_checkpoint(path) if path.is_dir() else path
@@ -83,7 +82,8 @@ def save_checkpoint(
         model: A model of `keras_cvt`.
         path: Ends in `.safetensors`, or in `.pth`, `.pt` or `.bin`, which need
             PyTorch. A path without a suffix is a folder for transformers'
-            `from_pretrained`: `model.safetensors` and `config.json`.
+            `from_pretrained`: `model.safetensors`, `config.json` and, for a model
+            that normalises its images itself, `preprocessor_config.json`.
         layout: `"official"`, or `"transformers"`, whose `CvtForImageClassification`
             computes the same for models with `activation="gelu"` only.
 
@@ -120,14 +120,22 @@ def save_checkpoint(
         return
     path.mkdir(parents=True, exist_ok=True)
     config = _transformers_config(model, state)
+    processor = None
+    # Of other models nobody knows how their images are normalised.
+    if model.get_layer("preprocessing").normalize:
+        processor = image_processors.to_transformers(model.eval_transform)
+    if processor is None:
+        config[repository.TRANSFORM_KEY] = model.eval_transform.to_dict()
     files.write_whole(
         path / "model.safetensors",
         lambda name: _write_state(state, name, ".safetensors"),
     )
-    files.write_whole(
-        path / "config.json",
-        lambda name: Path(name).write_text(json.dumps(config, indent=2) + "\n"),
-    )
+    files.write_json(path / "config.json", config)
+    if processor is None:
+        # Or an earlier model's would speak for this one.
+        (path / image_processors.FILE).unlink(missing_ok=True)
+    else:
+        files.write_json(path / image_processors.FILE, processor)
 
 
 def _check_transformers(config):

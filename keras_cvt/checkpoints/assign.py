@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_cvt.checkpoints import layouts
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt.errors import CheckpointError
 from keras_cvt.models import CvTModel
 
 logger = logging.getLogger(__name__)

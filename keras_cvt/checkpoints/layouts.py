@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt.errors import CheckpointError
 
 # Official name of a module inside a block or a stage -> transformers' name.
 _TRANSFORMERS_MODULES = {

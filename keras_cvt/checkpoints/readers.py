@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_cvt.checkpoints import torch_pickle
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt.errors import CheckpointError
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import io
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
 
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt.errors import CheckpointError
 
 # Names and shapes only: the largest published checkpoint's pickle has 0.2 MB. Each
 # byte can cost some 100 bytes of memory, which this bounds.

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from keras_cvt.checkpoints import safe_pickle
-from keras_cvt.checkpoints.errors import CheckpointError
+from keras_cvt.errors import CheckpointError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001

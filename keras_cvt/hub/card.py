@@ -68,6 +68,7 @@ class Row:
     difference: float | None
     milliseconds: float | None
     bytes: int
+    agreement: float | None = None
 
 
 def render(
@@ -245,15 +246,20 @@ images = keras_cvt.preprocess_input(["photo.jpg"], model)
 scores = model.predict(images)  # in the order of keras_cvt.hub.load_labels(...)
 ```"""
     ]
-    for row in rows:
-        text = _USES.get(row.format.split(",")[0].split(" ")[0])
-        if text and not row.path.startswith("model."):
-            parts.append(text.format(path=row.path, repo_id=repo_id))
+    for kind, text in _USES.items():
+        # One file of each kind shows how.
+        paths = [row.path for row in rows if row.format.split(",")[0] == kind]
+        if paths:
+            parts.append(text.format(path=paths[0], repo_id=repo_id, size=_size(model)))
     if transformers:
         parts.append(_PYTORCH.format(repo_id=repo_id))
         if model.cvt_config.activation != "gelu":
             parts.append(_QUICK_GELU)
-    return "\n\n".join(dict.fromkeys(parts))
+    return "\n\n".join(parts)
+
+
+def _size(model):
+    return ", ".join(map(str, model.eval_transform.image_size))
 
 
 _USES = {
@@ -263,20 +269,21 @@ _USES = {
 docker run -p 8501:8501 -e MODEL_NAME=cvt \\
   -v "$PWD/{path}:/models/cvt/1" tensorflow/serving
 ```""",
-    "LiteRT": """LiteRT, `{path}`:
+    "LiteRT": """LiteRT, `{path}`, an image of 0-255 a call, float32 (1, {size}, 3):
 
 ```python
 from ai_edge_litert.interpreter import Interpreter
 
-interpreter = Interpreter("{path}")
-runner = interpreter.get_signature_runner()
+run = Interpreter("{path}").get_signature_runner()
+scores = run(images=images)["outputs"]
 ```""",
-    "ONNX": """ONNX Runtime, `{path}`:
+    "ONNX": """ONNX Runtime, `{path}`, images of 0-255, float32 (N, {size}, 3):
 
 ```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{path}")
+(scores,) = session.run(["outputs"], {{"images": images}})
 ```""",
 }
 
@@ -305,15 +312,17 @@ def _artefacts(rows, reference_difference):
     lines = [
         "## Files",
         "",
-        "| file | what | MB | ms an image | largest difference from the Keras model |",
-        "|---|---|---:|---:|---:|",
+        "| file | what | MB | ms an image | largest difference from the Keras model | "
+        "same best class |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for row in rows:
         speed = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
         agrees = "not compared" if row.difference is None else f"{row.difference:.1e}"
+        share = "" if row.agreement is None else f"{row.agreement:.1%}"
         lines.append(
             f"| `{_plain(row.path)}` | {_plain(row.format)} | {row.bytes / 1e6:.1f} | "
-            f"{speed} | {agrees} |"
+            f"{speed} | {agrees} | {share} |"
         )
     lines += ["", "`SHA256SUMS` holds the hash of every file."]
     if reference_difference is not None:

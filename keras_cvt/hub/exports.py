@@ -1,10 +1,15 @@
-"""Exported files of a release, each run in its own runtime before it counts."""
+"""Exported files of a page, each run in its own runtime before it counts."""
 
+import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from keras_cvt import conversion, deploy
-from keras_cvt.hub.folder import Artefact
+from keras_cvt.hub.folder import ARTEFACTS, Artefact
 from keras_cvt.models import CvTModel
 
 # Name -> format and quantization of `keras_cvt.deploy.export`, and the file's name.
@@ -13,46 +18,116 @@ FILES = {
     "litert": ("litert", None, "model.tflite"),
     "litert_float16": ("litert", "float16", "model_float16.tflite"),
     "litert_dynamic_int8": ("litert", "dynamic_int8", "model_dynamic_int8.tflite"),
+    "litert_int8": ("litert", "int8", "model_int8.tflite"),
     "onnx": ("onnx", None, "model.onnx"),
     "openvino": ("openvino", None, "openvino/model.xml"),
 }
 
 
-def export(
-    name: str, model: CvTModel, folder: Path, labels: Sequence[str] | None, source: str
-) -> Artefact:
-    """Export a model into a folder and compare the file with it.
+# As the card calls them.
+_NAMES = {
+    "tf_saved_model": "SavedModel",
+    "litert": "LiteRT",
+    "onnx": "ONNX",
+    "openvino": "OpenVINO",
+}
+
+# More representative images than that are not compared: every file runs them all.
+_COMPARED = 64
+
+
+def check_names(names: Sequence[str], images_given: bool) -> None:
+    """Raise ValueError unless every name is an export and int8 has its images."""
+    unknown = sorted(set(names) - set(FILES))
+    if unknown:
+        raise ValueError(f"Expected exports of {list(FILES)}. Received: {unknown}")
+    if "litert_int8" in names and not images_given:
+        raise ValueError(
+            "'litert_int8' is calibrated on representative images; "
+            "'litert_dynamic_int8' needs none. Received: no images"
+        )
+
+
+def write_artefacts(
+    model: CvTModel,
+    folder: str | os.PathLike,
+    names: Sequence[str],
+    *,
+    labels: Sequence[str] | None = None,
+    source: str | None = None,
+    representative_images: np.ndarray | None = None,
+) -> None:
+    """Export a model as files for `push(artefacts=folder)`, and verify each.
 
     Args:
-        name: A key of `FILES`.
-        model: A classifier.
-        folder: Where the file goes.
-        labels: The classes' names, or None.
-        source: What the file's metadata says of the weights' origin.
+        model: A classifier, on the TensorFlow backend.
+        folder: Where the files go; what was there is removed.
+        names: Of `"saved_model"`, `"litert"`, `"litert_float16"`,
+            `"litert_dynamic_int8"`, `"litert_int8"`, `"onnx"` and `"openvino"`, with
+            the extras of `keras_cvt.deploy`.
+        labels: The classes' names, in the order of the outputs.
+        source: What the files' metadata says of the weights' origin.
+        representative_images: Such as the model takes, (N, H, W, C): `"litert_int8"`
+            is calibrated on them, and the files are compared with the model on them
+            instead of made-up ones.
 
     Raises:
-        ComparisonError: If the file computes something else in its runtime.
+        ComparisonError: If a file computes something else in its runtime; the files
+            stay.
         ImportError: If a converter or runtime is missing.
-        ValueError: If the Keras backend cannot export.
+        ValueError: If a name is unknown, int8 has no images or the Keras backend
+            cannot export.
     """
+    check_names(names, representative_images is not None)
+    folder = Path(folder)
+    # Or the files of an earlier choice would come along.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    made = [
+        export(name, model, folder, labels, source, representative_images)
+        for name in names
+    ]
+    (folder / ARTEFACTS).write_text(json.dumps([vars(artefact) for artefact in made]))
+
+
+def export(
+    name: str,
+    model: CvTModel,
+    folder: Path,
+    labels: Sequence[str] | None,
+    source: str | None,
+    images: np.ndarray | None,
+) -> Artefact:
+    """Export one file and compare it with its model; see `write_artefacts`."""
     format_, quantization, filename = FILES[name]
     path = folder / filename
     path.parent.mkdir(parents=True, exist_ok=True)
     described = deploy.export(
-        model, path, format_, quantization, labels=labels, source_weights=source
+        model,
+        path,
+        format_,
+        quantization,
+        representative_images=images if quantization == "int8" else None,
+        labels=labels,
+        source_weights=source,
     )
-    height, width = described["input"]["image_size"]
-    default = model.eval_transform.image_size
-    images = deploy.made_up_images(
-        height or default[0], width or default[1], model.input.shape[-1]
-    )
-    result = deploy.verify(model, path, images)
+    if images is None:
+        height, width = described["input"]["image_size"]
+        default = model.eval_transform.image_size
+        images = deploy.made_up_images(
+            height or default[0], width or default[1], model.input.shape[-1]
+        )
+    result = deploy.verify(model, path, images[:_COMPARED])
     if not result.passed:
         raise conversion.ComparisonError(
             f"{path} computes something else than the model: expected "
             f"{result.tolerance}.\n{result}"
         )
-    words = format_ if quantization is None else f"{format_}, {quantization}"
+    kind = _NAMES[format_]
     return Artefact(
-        filename, words, result.max_difference, 1000 / result.images_per_second
+        filename,
+        kind if quantization is None else f"{kind}, {quantization}",
+        result.max_difference,
+        1000 / result.images_per_second,
+        result.top1_agreement,
     )

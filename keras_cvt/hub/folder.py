@@ -7,16 +7,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 
-from keras_cvt import builders, conversion, files, repository
+from keras_cvt import builders, conversion, files, image_processors, repository
 from keras_cvt.checkpoints import layouts, readers, save_checkpoint
 from keras_cvt.checkpoints.assign import assign, extract
 from keras_cvt.hub import card
-from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_cvt.models import CvTModel
 
 WEIGHTS = ("model.safetensors", "model.weights.h5")
@@ -27,7 +25,7 @@ ARTEFACTS = "artefacts.json"
 _OWN_FILES = {
     "README.md",
     "config.json",
-    "preprocessor_config.json",
+    image_processors.FILE,
     VERIFICATION,
     repository.SUMS,
     *WEIGHTS,
@@ -43,12 +41,14 @@ class Artefact:
         format: What it is, for people.
         difference: Largest difference of any output from the Keras model's.
         milliseconds: For one image, where it was measured.
+        agreement: Share of images whose best class is the Keras model's.
     """
 
     path: str
     format: str
     difference: float | None = None
     milliseconds: float | None = None
+    agreement: float | None = None
 
 
 def write_folder(
@@ -103,9 +103,10 @@ def write_folder(
     files.write_json(
         folder / "config.json", _config(model, settings, labels, for_transformers)
     )
-    processor = _processor(settings)
-    if processor:
-        files.write_json(folder / "preprocessor_config.json", processor)
+    processor = image_processors.to_transformers(settings.eval_transform)
+    # Of other models nobody knows how their images are normalised.
+    if processor and settings.include_preprocessing:
+        files.write_json(folder / image_processors.FILE, processor)
     differences = _verify(model, folder, tolerance)
     written = [
         Artefact("model.safetensors", "weights, PyTorch", differences[WEIGHTS[0]]),
@@ -200,35 +201,6 @@ def _config(model, settings, labels, for_transformers):
         "id2label": {str(i): str(label) for i, label in enumerate(labels)},
         "label2id": {str(label): i for i, label in enumerate(labels)},
         repository.CONFIG_KEY: settings.to_dict(),
-    }
-
-
-def _processor(settings) -> dict[str, Any] | None:
-    """Return transformers' `preprocessor_config.json`, where it has the transform."""
-    height, width = settings.eval_transform.image_size
-    ratio = settings.eval_transform.crop_ratio
-    if not settings.include_preprocessing:
-        return None
-    shared = {
-        "do_resize": True,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": IMAGENET_MEAN,
-        "image_std": IMAGENET_STD,
-        "resample": 3,
-    }
-    if ratio is None:
-        size = {"height": height, "width": width}
-        return {"image_processor_type": "ViTImageProcessor", "size": size, **shared}
-    # From 384 on, ConvNeXt's processor crops nothing.
-    if height != width or height >= 384:
-        return None
-    return {
-        "image_processor_type": "ConvNextImageProcessor",
-        "size": {"shortest_edge": height},
-        "crop_pct": ratio,
-        **shared,
     }
 
 

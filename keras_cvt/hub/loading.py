@@ -1,8 +1,9 @@
 """A model from the Hub: its configuration and weights, and nothing that runs."""
 
-from keras_cvt import builders, hub_files, repository, weights
+from keras_cvt import builders, hub_files, weights, zoo
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.models import CvTModel
+from keras_cvt.preprocessing.predictions import imagenet_labels
 
 
 def load(repo_id: str, revision: str | None = None) -> CvTModel:
@@ -13,9 +14,10 @@ def load(repo_id: str, revision: str | None = None) -> CvTModel:
 
     Args:
         repo_id: Such as `"org/repo"`. What `keras_cvt.hub.push` wrote comes back as
-            it was; any other CvT of transformers as a classifier of RGB images of
-            0-255 with a softmax.
-        revision: Branch, tag or commit; None is the main branch.
+            it was; any other CvT of transformers, the published ones too, as a
+            classifier of RGB images of 0-255 with a softmax.
+        revision: Branch, tag or commit; None is the main branch, or what is recorded
+            of the published weights.
 
     Raises:
         ValueError: If `repo_id` is no model repository's name.
@@ -23,12 +25,13 @@ def load(repo_id: str, revision: str | None = None) -> CvTModel:
         FileNotFoundError: If the repository does not exist.
         OSError: If the Hub cannot be reached and nothing is cached.
     """
-    checkpoint, settings = _read(repo_id, revision)
+    checkpoint = _read(repo_id, revision)
     if checkpoint.config is None or checkpoint.classes is None:
         raise CheckpointError(
             f"Expected the configuration and weights of a classifier in {repo_id}; "
             "build another model yourself and pass weights='hf://org/repo'."
         )
+    settings = checkpoint.settings
     if settings is None:
         return builders.CvT(
             checkpoint.config, weights=checkpoint, classes=checkpoint.classes
@@ -51,12 +54,10 @@ def load_labels(repo_id: str, revision: str | None = None) -> tuple[str, ...]:
         ValueError: As `load`, like the errors that follow.
         OSError: If the Hub cannot be reached and nothing is cached.
     """
-    return _read(repo_id, revision)[0].labels
+    if zoo.find_repo(repo_id.removeprefix(hub_files.SCHEME)):
+        return tuple(imagenet_labels())
+    return _read(repo_id, revision).labels
 
 
 def _read(repo_id, revision):
-    path, json_config = repository.download(
-        repo_id.removeprefix(hub_files.SCHEME), revision
-    )
-    checkpoint = weights.from_file(path, json_config)
-    return checkpoint, repository.read_settings(json_config or {})
+    return weights.from_repository(repo_id.removeprefix(hub_files.SCHEME), revision)

@@ -1,31 +1,25 @@
 """The second road whole: from a checkpoint to a verified folder and its page."""
 
-import functools
 import json
 import logging
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from keras_cvt import conversion, files, repository, zoo
 from keras_cvt.config import CvTConfig
 from keras_cvt.hub import card, peers
-from keras_cvt.hub import exports as exporting
-from keras_cvt.hub.folder import ARTEFACTS, Artefact, write_folder
+from keras_cvt.hub.exports import check_names, write_artefacts
+from keras_cvt.hub.folder import write_folder
 from keras_cvt.hub.upload import upload_folder
-from keras_cvt.models import CvTModel
+from keras_cvt.preprocessing import preprocess_input
 from keras_cvt.preprocessing.predictions import imagenet_labels
 
 logger = logging.getLogger(__name__)
 
-# A model, a folder, labels or None and the origin -> one exported file or folder in
-# it, verified in its own runtime.
-Export = Callable[[CvTModel, Path, Sequence[str] | None, str], Artefact]
-EXPORTS: Mapping[str, Export] = {
-    name: functools.partial(exporting.export, name) for name in exporting.FILES
-}
+# Calibration gains nothing from more, and they are in memory together.
+_REPRESENTATIVE = 256
 
 # Of another program's logits on another library's kernels.
 _PEER_TOLERANCE = 1e-4
@@ -69,6 +63,7 @@ def release(
     tolerance: float = conversion.TOLERANCE,
     about: card.About | None = None,
     exports: Sequence[str] = (),
+    representative: Sequence[str | os.PathLike] = (),
     dry_run: bool = False,
     private: bool = True,
     token: str | None = None,
@@ -89,9 +84,9 @@ def release(
             transformers computes them where it is installed.
         tolerance: Largest allowed difference of a logit from `reference`.
         about: What the card says; None tells what is known of published weights.
-        exports: Files to take along, of `"saved_model"`, `"litert"`,
-            `"litert_float16"`, `"litert_dynamic_int8"`, `"onnx"` and `"openvino"`:
-            on the TensorFlow backend, with the extras of `keras_cvt.deploy`.
+        exports: Files to take along; see `write_artefacts`.
+        representative: Image files, made as the weights were evaluated; see
+            `write_artefacts`. Of many, 256 are taken evenly.
         dry_run: Whether to stop before the push.
         private: Whether a repository that is made is private.
         token: Of the Hub.
@@ -101,11 +96,9 @@ def release(
         ImportError: If an export needs a package that is missing.
         CheckpointError: If the checkpoint cannot be read or does not fit.
         OSError: If it cannot be written or pushed.
-        ValueError: If an export is unknown.
+        ValueError: If an export is unknown, or int8 has no images.
     """
-    unknown = sorted(set(exports) - set(EXPORTS))
-    if unknown:
-        raise ValueError(f"Expected exports of {list(EXPORTS)}. Received: {unknown}")
+    check_names(exports, bool(representative))
     folder = Path(folder)
     record = folder.with_name(folder.name + ".json")
     done = _recorded(record, folder, str(checkpoint), repo_id, exports)
@@ -113,8 +106,33 @@ def release(
         # From now on the folder is no longer what an earlier record says.
         record.unlink(missing_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        loaded = conversion.load(checkpoint, config, activation, reference, tolerance)
-        done = _write(loaded, checkpoint, repo_id, folder, reference, about, exports)
+        model, labels, compared = _compared(
+            checkpoint, config, activation, reference, tolerance
+        )
+        published = _published(checkpoint)
+        if published is not None:
+            labels, about = imagenet_labels(), about or _about(published)
+        artefacts = folder.with_name(folder.name + "-artefacts") if exports else None
+        if exports:
+            write_artefacts(
+                model,
+                artefacts,
+                exports,
+                labels=labels,
+                source=str(checkpoint),
+                representative_images=_images(representative, model),
+            )
+        written = write_folder(
+            model,
+            folder,
+            repo_id=repo_id,
+            labels=labels,
+            artefacts=artefacts,
+            about=about,
+            reference_difference=compared[1],
+        )
+        target = str(checkpoint), repo_id, str(folder)
+        done = Release(*target, *compared, written, tuple(exports))
         files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
@@ -129,6 +147,7 @@ def release_all(
     root: str | os.PathLike,
     *,
     exports: Sequence[str] = (),
+    representative: Sequence[str | os.PathLike] = (),
     dry_run: bool = False,
     private: bool = True,
     token: str | None = None,
@@ -139,10 +158,12 @@ def release_all(
         organisation: Of the repositories, which keep their names.
         root: Folder of the releases' folders.
         exports: As `release`, like the arguments that follow.
+        representative: See `release`.
         dry_run: See `release`.
         private: See `release`.
         token: See `release`.
     """
+    check_names(exports, bool(representative))
     releases = []
     for weights in zoo.WEIGHTS:
         name = weights.repo.split("/")[1]
@@ -150,7 +171,12 @@ def release_all(
         logger.info("%s -> %s", *target[:2])
         try:
             done = release(
-                *target, exports=exports, dry_run=dry_run, private=private, token=token
+                *target,
+                exports=exports,
+                representative=representative,
+                dry_run=dry_run,
+                private=private,
+                token=token,
             )
             releases.append(done)
         except (ValueError, OSError) as error:
@@ -171,50 +197,31 @@ def _recorded(record, folder, checkpoint, repo_id, exports):
     return done if intact and same and done.artefacts == tuple(exports) else None
 
 
-def _write(done, checkpoint, repo_id, folder, reference, about, exports) -> Release:
-    compared, difference = _compared(done, reference)
-    model = conversion.classifier(done.model)
-    published = _published(checkpoint)
-    labels = done.source.labels or None
-    if published is not None:
-        labels = imagenet_labels()
-        about = about or _about(published)
-    artefacts = folder.with_name(folder.name + "-artefacts")
-    # Or the files of an earlier choice would come along.
-    shutil.rmtree(artefacts, ignore_errors=True)
-    made = [EXPORTS[n](model, artefacts, labels, str(checkpoint)) for n in exports]
-    if made:
-        (artefacts / ARTEFACTS).write_text(json.dumps([vars(a) for a in made]))
-    written = write_folder(
-        model,
-        folder,
-        repo_id=repo_id,
-        labels=labels,
-        artefacts=artefacts if made else None,
-        about=about,
-        reference_difference=difference,
-    )
-    return Release(
-        str(checkpoint),
-        repo_id,
-        str(folder),
-        compared,
-        difference,
-        written,
-        tuple(exports),
-    )
+def _images(paths, model):
+    if not paths:
+        return None
+    paths = list(paths)[:: -(-len(paths) // _REPRESENTATIVE)]
+    return preprocess_input(paths, model)
 
 
-def _compared(done, reference):
+def _compared(checkpoint, config, activation, reference, tolerance):
+    """Return the classifier, its labels, and what it agrees with and how far.
+
+    Nothing else of the conversion is left: of the largest network that is gigabytes.
+    """
+    done = conversion.load(checkpoint, config, activation, reference, tolerance)
+    compared = "", None
     if reference is not None:
-        return Path(reference).name, done.reference_difference
-    logits = peers.transformers_logits(done.model, done.images)
-    if logits is None:
-        return "", None
-    difference = conversion.compare(
-        done.logits, logits, _PEER_TOLERANCE, "transformers'"
-    )
-    return "transformers", difference
+        compared = Path(reference).name, done.reference_difference
+    else:
+        logits = peers.transformers_logits(done.model, done.images)
+        if logits is not None:
+            what = "transformers'"
+            compared = (
+                "transformers",
+                conversion.compare(done.logits, logits, _PEER_TOLERANCE, what),
+            )
+    return conversion.classifier(done.model), done.source.labels or None, compared
 
 
 def _published(checkpoint):

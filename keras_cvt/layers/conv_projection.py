@@ -82,12 +82,15 @@ class ConvProjection(keras.layers.Layer):
     def call(self, inputs):
         if self.projection == "linear":
             return inputs
+        self.compute_output_shape(inputs.shape)  # says so when the input is too small
         if self.projection == "avg":
             return self._average_pool(inputs)
         x = inputs if self._same else pad_map(inputs, self.padding)
         return self.bn(self.conv(x))
 
     def _average_pool(self, x):
+        if self.stride == 1:
+            return self._pool(pad_map(x, self.padding))
         height, width = ops.shape(x)[1:3]
         # Ceil mode reaches up to stride - 1 positions past the padded map. PyTorch
         # counts the padding in the mean, but not what lies past it.

@@ -5,8 +5,8 @@ of microsoft/CvT: torchvision's transforms over PIL). Normalisation is not here:
 is part of the model, see `keras_cvt.layers.ImagePreprocessing`.
 """
 
+from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.preprocessing.images import preprocess_input
 from keras_cvt.preprocessing.predictions import decode_predictions
-from keras_cvt.preprocessing.transform import EvalTransform
 
 __all__ = ["EvalTransform", "decode_predictions", "preprocess_input"]

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from keras_cvt import zoo
+from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.preprocessing.arrays import describe, is_array, is_tensorflow
 from keras_cvt.preprocessing.pil import (
     to_pil,
@@ -10,7 +12,6 @@ from keras_cvt.preprocessing.pil import (
     transform_pil,
 )
 from keras_cvt.preprocessing.tensors import transform_tensor
-from keras_cvt.preprocessing.transform import EvalTransform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,8 +90,6 @@ def _eval_transform(model_or_weights: Any) -> EvalTransform:
     if isinstance(model_or_weights, EvalTransform):
         return model_or_weights
     if isinstance(model_or_weights, str):
-        from keras_cvt import zoo  # zoo builds on `EvalTransform`
-
         return zoo.eval_transform(model_or_weights)
     transform = getattr(model_or_weights, "eval_transform", None)
     if not isinstance(transform, EvalTransform):

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.preprocessing.arrays import describe, is_array, pixels
 from keras_cvt.preprocessing.transform import (
-    EvalTransform,
     crop_offset,
     resized_size,
     vertical_first,

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.preprocessing.arrays import (
     check_shape,
     check_values,
@@ -9,7 +10,6 @@ from keras_cvt.preprocessing.arrays import (
     to_numpy,
 )
 from keras_cvt.preprocessing.transform import (
-    EvalTransform,
     crop_offset,
     resized_size,
     vertical_first,

@@ -11,8 +11,8 @@ import torch
 from golden import FOLDER
 
 from keras_cvt.checkpoints import layouts
-from keras_cvt.checkpoints.errors import CheckpointError
 from keras_cvt.checkpoints.readers import read_checkpoint
+from keras_cvt.errors import CheckpointError
 
 CHECKPOINTS = FOLDER.parent / "checkpoints"
 

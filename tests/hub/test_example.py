@@ -1,4 +1,4 @@
-"""The example goes the whole way: fine-tune, push, load back."""
+"""The example goes the whole way: fine-tune, export, push, load back."""
 
 import re
 import subprocess
@@ -33,6 +33,7 @@ def test_the_fine_tuned_model_is_pushed_and_comes_back(tmp_path):
     command = [sys.executable, EXAMPLES / "push_fine_tuned.py"]
     for name, value in arguments.items():
         command += [f"--{name}", str(value)]
+    command += ["--exports", "saved_model", "litert_int8"]
     with LoopbackHub({}, token=TOKEN) as server:
         result = subprocess.run(
             command,
@@ -43,4 +44,6 @@ def test_the_fine_tuned_model_is_pushed_and_comes_back(tmp_path):
         )
         assert result.returncode == 0, result.stderr
         assert float(re.search(r"Loaded back within (\S+)", result.stdout)[1]) < 1e-6
-        assert b"Classes: cat, dog." in server.repos["me/pets"]["README.md"]
+        files = server.repos["me/pets"]
+        assert b"Classes: cat, dog." in files["README.md"]
+        assert {"saved_model/saved_model.pb", "model_int8.tflite"} <= set(files)

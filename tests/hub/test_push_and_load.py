@@ -150,7 +150,7 @@ def test_exported_files_come_along_and_leave_with_the_next_push(tmp_path, monkey
     (exported / "model_int8.tflite").write_bytes(b"flat")
     (exported / "artefacts.json").write_text(
         '[{"path": "model_int8.tflite", "format": "LiteRT, int8", "difference": 0.03,'
-        ' "milliseconds": 12.5}]'
+        ' "milliseconds": 12.5, "agreement": 0.99}]'
     )
     model = hub_models.classifier()
     with loopback(tmp_path, monkeypatch) as server:
@@ -159,8 +159,11 @@ def test_exported_files_come_along_and_leave_with_the_next_push(tmp_path, monkey
         assert files["saved_model/variables/variables.index"] == b"index"
         assert "artefacts.json" not in files
         readme = files["README.md"].decode()
-        assert "| `model_int8.tflite` | LiteRT, int8 | 0.0 | 12.5 | 3.0e-02 |" in readme
-        assert "| `saved_model` | SavedModel | 0.0 |  | not compared |" in readme
+        assert (
+            "| `model_int8.tflite` | LiteRT, int8 | 0.0 | 12.5 | 3.0e-02 | 99.0% |"
+            in readme
+        )
+        assert "| `saved_model` | SavedModel | 0.0 |  | not compared |  |" in readme
         assert 'Interpreter("model_int8.tflite")' in readme
         files["notes.txt"] = b"the owner's own"
         hub.push(model, REPO)

@@ -1,6 +1,7 @@
 """From a checkpoint to a page: every step once, and nothing pushed that differs."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ import keras
 import numpy as np
 import pytest
 from hub_client import environment, loopback
+from image_folders import write_folder
 
 from keras_cvt import conversion, deploy, hub, zoo
 from keras_cvt.cli import main
+from keras_cvt.hub import exports
 from keras_cvt.hub import releasing as road
-from keras_cvt.hub.folder import Artefact
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 OFFICIAL = CHECKPOINTS / "official_zip.pth"
@@ -111,7 +113,7 @@ def test_a_comparison_that_fails_pushes_nothing_and_says_so(
 
 
 def test_exported_files_of_a_page_run_in_their_own_runtimes(
-    server, tmp_path, reference
+    server, tmp_path, reference, monkeypatch
 ):
     """Each is run from what the server got, on pixels that the golden ones were."""
     hub.release(
@@ -136,32 +138,65 @@ def test_exported_files_of_a_page_run_in_their_own_runtimes(
         assert result.passed and result.max_difference < 1e-4
     report = json.loads(files["verification.json"])
     assert len(report["artefacts"]) == 6
+    # As the card says: "agreement" and how to run them.
+    readme = files["README.md"].decode()
+    assert readme.count("| 100.0% |") == 4 and '-v "$PWD/saved_model:' in readme
+    monkeypatch.chdir(tmp_path / "page")
+    expected = model.predict(images[:1], verbose=0)
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    runtimes = [b for b in blocks if "Interpreter" in b or "onnxruntime" in b]
+    assert len(runtimes) == 2
+    for block in runtimes:
+        names = {"images": images[:1].astype("float32")}
+        exec(block, names)
+        np.testing.assert_allclose(names["scores"], expected, rtol=0, atol=1e-5)
 
 
-def test_an_export_comes_along_and_a_failing_one_stops_the_push(
+def test_an_export_that_differs_stops_the_push(
     server, tmp_path, reference, monkeypatch
 ):
-    def export(model, folder, labels, source):
-        folder.mkdir(exist_ok=True)
+    def differs(name, model, folder, *rest):
         (folder / "model.tflite").write_bytes(b"flat")
-        return Artefact("model.tflite", "LiteRT", 1e-6, 9.0)
-
-    def differs(model, *rest):
-        export(model, *rest)
         raise conversion.ComparisonError("model.tflite differs")
 
-    monkeypatch.setitem(road.EXPORTS, "litert", differs)
     where = (OFFICIAL, REPO, tmp_path / "out")
-    how = {"config": config(), "reference": reference, "exports": ["litert"]}
-    with pytest.raises(conversion.ComparisonError, match="model.tflite"):
-        hub.release(*where, **how)
+    how = {"config": config(), "reference": reference}
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "export", differs)
+        with pytest.raises(conversion.ComparisonError, match="model.tflite"):
+            hub.release(*where, **how, exports=["litert"])
     assert not server.steps
-    assert (tmp_path / "out-artefacts" / "model.tflite").is_file()
-    monkeypatch.setitem(road.EXPORTS, "litert", export)
-    (tmp_path / "out-artefacts" / "chosen-before.onnx").write_bytes(b"old")
-    hub.release(*where, **how)
-    assert server.repos[REPO]["model.tflite"] == b"flat"
+    artefacts = tmp_path / "out-artefacts"
+    assert (artefacts / "model.tflite").is_file()
+    (artefacts / "chosen-before.onnx").write_bytes(b"old")
+    hub.release(*where, **how, exports=["litert"])
+    assert len(server.repos[REPO]["model.tflite"]) > 1000
     assert "chosen-before.onnx" not in server.repos[REPO]
+
+
+def test_int8_is_calibrated_and_verified_on_the_images_that_are_given(
+    tmp_path, reference, monkeypatch
+):
+    write_folder(tmp_path / "photos", splits=("any",), count=3)
+    seen = []
+    verify = deploy.verify
+    monkeypatch.setattr(
+        deploy,
+        "verify",
+        lambda model, path, x: seen.append(x) or verify(model, path, x),
+    )
+    config().to_json(tmp_path / "tiny.json")
+    arguments = ["convert", str(OFFICIAL), f"hf://{REPO}", "--dry-run"]
+    arguments += ["--folder", str(tmp_path), "--reference", str(reference)]
+    arguments += ["--model", str(tmp_path / "tiny.json"), "--exports", "litert_int8"]
+    assert main(arguments) == 1  # without images
+    assert main([*arguments, "--representative", str(tmp_path / "photos")]) == 0
+    folder = tmp_path / "me--tiny"
+    metadata = deploy.read_metadata(folder / "model_int8.tflite")
+    assert metadata["quantization"] == "int8"
+    readme = (folder / "README.md").read_text()
+    assert "| `model_int8.tflite` | LiteRT, int8 |" in readme
+    assert len(seen) == 1 and seen[0].shape == (6, 224, 224, 3)
 
 
 def test_all_goes_on_after_one_that_fails(server, tmp_path, monkeypatch, capsys):
@@ -181,6 +216,8 @@ def test_all_goes_on_after_one_that_fails(server, tmp_path, monkeypatch, capsys)
 def test_an_unknown_export_is_answered(tmp_path):
     with pytest.raises(ValueError, match="caffe"):
         hub.release(OFFICIAL, REPO, tmp_path / "out", exports=["caffe"])
+    with pytest.raises(ValueError, match="representative images"):
+        hub.release_all("org", tmp_path / "out", exports=["litert_int8"])
 
 
 @pytest.mark.parametrize(
@@ -192,6 +229,7 @@ def test_an_unknown_export_is_answered(tmp_path):
         # Else it would be written after all.
         [str(OFFICIAL), "x.keras", "--dry-run"],
         [str(OFFICIAL), "x.keras", "--exports", "onnx"],
+        [str(OFFICIAL), "x.keras", "--representative", "photos"],
     ],
 )
 def test_a_wrong_call_is_answered(arguments, capsys, tmp_path, monkeypatch):

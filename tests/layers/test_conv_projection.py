@@ -67,29 +67,48 @@ def test_linear_is_the_identity():
 
 POOLINGS = [
     (kernel_size, stride, padding)
-    for kernel_size, stride, padding in itertools.product(
-        (2, 3, 5), (1, 2, 3, 5), (0, 1, 2)
-    )
-    if 2 * padding <= kernel_size
+    for kernel_size, stride in itertools.product(range(1, 6), range(1, 5))
+    for padding in range(kernel_size // 2 + 1)
 ]
+
+
+def pytorchs_pooling(x, pooling):
+    """Return what PyTorch computes, or None where it refuses."""
+    torch = pytest.importorskip("torch")
+    pool = torch.nn.AvgPool2d(*pooling, ceil_mode=True, count_include_pad=True)
+    try:
+        y = pool(torch.from_numpy(x.transpose(0, 3, 1, 2)))
+    except RuntimeError as error:
+        assert "too small" in str(error)
+        return None
+    return y.numpy().transpose(0, 2, 3, 1)
 
 
 @pytest.mark.parametrize(
     "pooling", POOLINGS, ids=lambda p: "kernel{}_stride{}_padding{}".format(*p)
 )
 def test_average_pooling_is_pytorchs_ceil_mode_counting_padded_zeros(pooling):
-    torch = pytest.importorskip("torch")
+    """Of every size from 1 to 9, and refused where PyTorch refuses it."""
     layer = ConvProjection("avg", *pooling)
-    for size in [(5, 6), (7, 10)]:
-        x = normal((2, *size, 3))
-        expected = torch.nn.functional.avg_pool2d(
-            torch.from_numpy(x.transpose(0, 3, 1, 2)),
-            *pooling,
-            ceil_mode=True,
-            count_include_pad=True,
-        )
-        expected = expected.numpy().transpose(0, 2, 3, 1)
+    for size in range(1, 6):
+        x = normal((2, size, size + 4, 3))
+        expected = pytorchs_pooling(x, pooling)
+        if expected is None:
+            for refuse in (layer.compute_output_shape, layer.build):
+                with pytest.raises(
+                    ValueError, match=r"at least \d positions.*Received"
+                ):
+                    refuse(x.shape)
+            continue
         assert layer.compute_output_shape(x.shape) == expected.shape
         np.testing.assert_allclose(
-            to_numpy(layer(x)), expected, rtol=0, atol=1e-6, err_msg=str(size)
+            to_numpy(layer(x)), expected, rtol=0, atol=1e-6, err_msg=str(x.shape)
         )
+
+
+@pytest.mark.parametrize("projection", ["avg", "dw_bn"])
+def test_a_map_too_small_is_refused_by_a_layer_that_has_seen_larger_ones(projection):
+    layer = ConvProjection(projection, 5, padding=1)
+    layer(normal((1, 9, 9, 4)))
+    with pytest.raises(ValueError, match="at least 3 positions|at least 3 pixels"):
+        layer(normal((1, 9, 2, 4)))

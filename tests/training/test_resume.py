@@ -24,7 +24,15 @@ def images(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("images"), count=12)
 
 
-def start(images, output, *extra):
+# What runs a program: on one device, or on two that share every batch.
+ALONE = {"KERAS_BACKEND": "tensorflow"}
+TWO_DEVICES = {
+    "KERAS_BACKEND": "jax",
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+}
+
+
+def start(images, output, *extra, environment=ALONE):
     config = images / "tiny.json"
     keras_cvt.CvTConfig(
         (StageConfig(8, 2, 1, 3, 2, 1), StageConfig(16, 1, 2, 3, 2, 1, cls_token=True))
@@ -46,7 +54,7 @@ def start(images, output, *extra):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        env={**os.environ, **environment},
     )
 
 
@@ -61,9 +69,16 @@ def weights(folder):
     return [keras.ops.convert_to_numpy(v) for v in model.weights]
 
 
-def test_a_killed_run_ends_as_one_that_was_not_killed(images, tmp_path):
-    finished(start(images, tmp_path / "whole"))
-    killed = start(images, tmp_path / "killed")
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [(ALONE, ()), (TWO_DEVICES, ("--distribute=data_parallel",))],
+    ids=["one device", "two devices"],
+)
+def test_a_killed_run_ends_as_one_that_was_not_killed(
+    images, tmp_path, environment, options
+):
+    finished(start(images, tmp_path / "whole", *options, environment=environment))
+    killed = start(images, tmp_path / "killed", *options, environment=environment)
     while not list((tmp_path / "killed").glob("resume-*.weights.h5")):
         assert killed.poll() is None
         time.sleep(0.02)
@@ -71,7 +86,8 @@ def test_a_killed_run_ends_as_one_that_was_not_killed(images, tmp_path):
     killed.communicate()
     assert not (tmp_path / "killed" / "curves.png").exists()
 
-    finished(start(images, tmp_path / "killed", "--resume"))
+    resumed = (*options, "--resume")
+    finished(start(images, tmp_path / "killed", *resumed, environment=environment))
     for a, b in zip(
         weights(tmp_path / "killed"), weights(tmp_path / "whole"), strict=True
     ):

@@ -1,0 +1,81 @@
+"""Files that go to the Hub in parts: every fault at every step, nothing lost.
+
+Counted: 429, 500 and a cut connection at a part and at the completion, twice, then
+healed (6); 403 and 500 at both, for good (4).
+"""
+
+import time
+
+import hub_models
+import pytest
+from hub_client import loopback
+from loopback_hub import CUT
+
+from keras_cvt import hub, repository
+
+REPO = "me/flowers"
+CHUNK = 100_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("folder")
+    hub.write_folder(hub_models.classifier(), path, repo_id=REPO)
+    return path
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    # Nobody wants to wait for what is only to be repeated.
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with loopback(tmp_path, monkeypatch, chunk_size=CHUNK) as server:
+        yield server
+
+
+def parts_of(folder):
+    """Return how many parts the folder's large files have."""
+    sizes = [
+        (folder / name).stat().st_size
+        for name in ("model.safetensors", "model.weights.h5")
+    ]
+    assert min(sizes) > 2 * CHUNK
+    return sum(-(-size // CHUNK) for size in sizes)
+
+
+def assert_complete(server, folder):
+    for name in repository.names(folder):
+        assert server.repos[REPO][name] == (folder / name).read_bytes(), name
+
+
+def test_a_large_file_is_pushed_in_parts_and_is_whole_again(server, folder):
+    hub.upload_folder(folder, REPO)
+    assert server.steps["part"] == parts_of(folder)
+    assert server.steps["complete"] == 2 and not server.steps["upload"]
+    assert_complete(server, folder)
+    assert hub.load(REPO).name == "tiny"
+
+
+@pytest.mark.parametrize("fault", [429, 500, CUT])
+@pytest.mark.parametrize("step", ["part", "complete"])
+def test_only_what_failed_is_sent_again(server, folder, step, fault):
+    server.fail(step, fault, times=2)
+    hub.upload_folder(folder, REPO)
+    assert_complete(server, folder)
+    assert server.steps["part"] == parts_of(folder) + (2 if step == "part" else 0)
+    assert server.steps["complete"] == 2 + (2 if step == "complete" else 0)
+    assert len(server.history[REPO]) == 2
+
+
+@pytest.mark.parametrize("status", [403, 500])
+@pytest.mark.parametrize("step", ["part", "complete"])
+def test_a_refusal_changes_nothing_and_the_next_push_finishes(
+    server, folder, step, status
+):
+    server.fail(step, status)
+    with pytest.raises(OSError, match=REPO):
+        hub.upload_folder(folder, REPO)
+    assert set(server.repos[REPO]) == {".gitattributes"}
+    assert not server.lfs and REPO not in server.history
+    server.heal()
+    hub.upload_folder(folder, REPO)
+    assert_complete(server, folder)

@@ -1,0 +1,112 @@
+"""transformers' `preprocessor_config.json`, written and read."""
+
+import numpy as np
+import pytest
+
+import keras_cvt
+from keras_cvt import image_processors
+from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from keras_cvt.preprocessing import EvalTransform
+
+CONVNEXT = {"image_processor_type": "ConvNextImageProcessor", "resample": 3}
+CROPPED = EvalTransform((224, 224), 0.875)
+
+# What it says -> the transform, and the class that makes such images.
+DESCRIBED = {
+    "a share at 224": (
+        {**CONVNEXT, "size": {"shortest_edge": 224}, "crop_pct": 0.875},
+        CROPPED,
+        "ConvNextImageProcessorPil",
+    ),
+    "another share at 96": (
+        {**CONVNEXT, "size": {"shortest_edge": 96}, "crop_pct": 0.95},
+        EvalTransform((96, 96), 0.95),
+        "ConvNextImageProcessorPil",
+    ),
+    "384, whatever the share": (
+        {**CONVNEXT, "size": {"shortest_edge": 384}, "crop_pct": 0.875},
+        EvalTransform((384, 384), None),
+        "ConvNextImageProcessorPil",
+    ),
+    "a height and a width": (
+        {"size": {"height": 64, "width": 96}, "resample": 3},
+        EvalTransform((64, 96), None),
+        "ViTImageProcessorPil",
+    ),
+    "a centre crop": (
+        {
+            "size": {"shortest_edge": 101},
+            "do_center_crop": True,
+            "crop_size": {"height": 97, "width": 97},
+            "resample": 3,
+        },
+        EvalTransform((97, 97), 97 / 101),
+        "CLIPImageProcessorPil",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_images_are_made_as_transformers_makes_them_from_it(name):
+    transformers = pytest.importorskip("transformers")
+    values, transform, kind = DESCRIBED[name]
+    values = {**values, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
+    assert image_processors.from_transformers(values) == transform
+    image = np.random.default_rng(0).integers(0, 256, (300, 470, 3), "uint8")
+    processor = getattr(transformers, kind)(**values)
+    theirs = np.asarray(processor(image)["pixel_values"])[0].transpose(1, 2, 0)
+    theirs = 255 * (theirs * IMAGENET_STD + IMAGENET_MEAN)
+    ours = keras_cvt.preprocess_input(image, transform)[0]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1.01)
+
+
+@pytest.mark.parametrize(
+    ("values", "transform"),
+    [
+        # As the published repositories have it, from the years before sizes had names.
+        (
+            {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224},
+            CROPPED,
+        ),
+        ({"size": 384, "crop_pct": None}, EvalTransform((384, 384), None)),
+        ({"size": 64}, EvalTransform((64, 64), None)),
+        ({"size": [64, 96]}, EvalTransform((64, 96), None)),
+        # None of ours.
+        ({}, None),
+        ({"size": {"shortest_edge": 64}}, None),
+        ({"size": {"longest_edge": 64}}, None),
+        ({"size": 224, "do_resize": False}, None),
+        ({**CONVNEXT, "size": {"height": 64, "width": 64}}, None),
+        (
+            {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": 96},
+            None,
+        ),
+    ],
+)
+def test_older_and_other_descriptions(values, transform):
+    assert image_processors.from_transformers(values) == transform
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [CROPPED, EvalTransform((384, 384), None), EvalTransform((64, 96), None)],
+)
+def test_what_is_written_is_read_again(transform):
+    written = image_processors.to_transformers(transform)
+    assert image_processors.from_transformers(written) == transform
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"size": 0}, {"size": -1}, {**CONVNEXT, "size": 224, "crop_pct": 1.5}],
+)
+def test_what_is_no_size_or_share_is_refused(values):
+    with pytest.raises(ValueError, match="Received: "):
+        image_processors.from_transformers(values)
+
+
+def test_another_normalisation_is_said(caplog):
+    image_processors.from_transformers({"size": 64, "image_mean": list(IMAGENET_MEAN)})
+    assert not caplog.records
+    image_processors.from_transformers({"size": 64, "image_mean": [0.5, 0.5, 0.5]})
+    assert "include_preprocessing=False" in caplog.text

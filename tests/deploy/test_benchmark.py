@@ -192,6 +192,21 @@ def test_an_export_in_another_process_fails_as_it_would_in_this_one(folder, tmp_
 
 
 @tensorflow_only
+def test_another_process_imports_what_this_one_would(folder, tmp_path, monkeypatch):
+    (tmp_path / "keras.py").write_text("raise ImportError('a stranger was imported')")
+    outside = [path for path in sys.path if path not in ("", str(tmp_path))]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", outside)
+    model, file = folder / "model.keras", tmp_path / "saved_model"
+    with pytest.raises(ValueError, match="Expected 10 labels"):
+        export_elsewhere(model, file, labels=["cat"])
+    # As a program in this folder, or an interpreter started here, has it.
+    monkeypatch.setattr(sys, "path", ["", *outside])
+    with pytest.raises(ChildProcessError, match="a stranger was imported"):
+        export_elsewhere(model, file, labels=["cat"])
+
+
+@tensorflow_only
 def test_a_backbone_is_judged_by_differences_alone(tmp_path):
     model = networks.build(
         networks.CONFIGS["as published"], include_top=False, pooling="avg"

@@ -50,7 +50,8 @@ def benchmark(
 
     The judgement is that of `keras_cvt.deploy.verify`. Files are exported for the
     images' size and `batch_size`, fused, each in a process of its own. A format whose
-    converter or runtime is missing is skipped.
+    converter or runtime is missing is skipped; one whose converter or runtime fails
+    is a failed measurement and does not stop the others.
 
     Args:
         model: A `CvTModel`.
@@ -162,7 +163,17 @@ def benchmark(
             try:
                 measurements.append(Measurement(name, measure(name, folder)))
             except ImportError as error:
-                measurements.append(Measurement(name, None, str(error)))
+                measurements.append(Measurement(name, None, skipped=str(error)))
+            except Exception as error:
+                # The arguments are right, or the Keras model had not been measured.
+                # A file that cannot be written is no format's fault.
+                disk = isinstance(error, OSError) and not isinstance(
+                    error, ChildProcessError
+                )
+                if name == "keras" or disk:
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                measurements.append(Measurement(name, None, failed=reason))
     size = tuple(images.shape[1:3])
     return Benchmark(
         tuple(measurements), len(images), size, batch_size, threads, calibration

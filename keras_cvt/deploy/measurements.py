@@ -18,13 +18,16 @@ class Measurement:
 
     Attributes:
         name: As `keras_cvt.deploy.benchmark` calls it.
-        verification: The file beside its model; None where it was skipped.
-        skipped: Why it was, naming the extra that is missing; or None.
+        verification: The file beside its model; None where there is no file that ran.
+        skipped: The extra that is missing, where the format was skipped; or None.
+        failed: Why there is no file, or it does not run, although all that it takes
+            is installed; or None.
     """
 
     name: str
     verification: Verification | None
     skipped: str | None = None
+    failed: str | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -56,14 +59,17 @@ class Benchmark:
 
     @property
     def passed(self) -> bool:
-        """Whether every file that ran passed its verification."""
-        return all(seen.passed for seen in self._verifications().values())
+        """Whether every format that was not skipped passed its verification."""
+        return not any(row.failed for row in self.measurements) and all(
+            seen.passed for seen in self._verifications().values()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it."""
         facts = dataclasses.asdict(self) | {"passed": self.passed}
         facts["measurements"] = [
             {"name": row.name, "ratio": row.ratio, "skipped": row.skipped}
+            | ({"failed": row.failed, "passed": False} if row.failed else {})
             | (row.verification.to_dict() if row.verification else {})
             for row in self.measurements
         ]
@@ -93,6 +99,11 @@ class Benchmark:
             f"{name} FAILED: expected {seen.tolerance}."
             for name, seen in self._verifications().items()
             if not seen.passed
+        ]
+        lines += [
+            f"{row.name} FAILED. {row.failed}"
+            for row in self.measurements
+            if row.failed
         ]
         return "\n".join(lines)
 
@@ -145,7 +156,8 @@ class Benchmark:
 def _row(measurement):
     seen = measurement.verification
     if seen is None:
-        return [measurement.name, *[None] * 6, "skipped"]
+        verdict = "FAILED" if measurement.failed else "skipped"
+        return [measurement.name, *[None] * 6, verdict]
     return [
         measurement.name,
         seen.size_bytes / 2**20,

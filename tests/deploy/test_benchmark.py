@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import keras
 import networks
@@ -12,6 +13,7 @@ from PIL import Image
 
 from keras_cvt import deploy, preprocess_input
 from keras_cvt.cli import main
+from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.processes import export_elsewhere
 
 SIZES = [(90, 121), (70, 50), (64, 64), (100, 80)]
@@ -134,6 +136,46 @@ def test_a_missing_converter_is_named_with_its_extra_and_skipped(
     _, row = json.loads(capsys.readouterr().out)["measurements"]
     assert set(row) == {"name", "ratio", "skipped"}
     assert "tf2onnx" in row["skipped"] and "keras_cvt[onnx]" in row["skipped"]
+
+
+def benchmark_of_two(folder, capsys):
+    """Return what a benchmark says of ONNX, which fails, and of OpenVINO after it."""
+    assert benchmark(folder, "--json", "--formats", "onnx", "openvino") == 1
+    answer = json.loads(capsys.readouterr().out)
+    first, failed, after = answer["measurements"]
+    assert first["passed"] and not answer["passed"]
+    assert failed["passed"] is False and failed["skipped"] is None
+    return failed, after
+
+
+@tensorflow_only
+def test_a_converter_that_dies_is_told_and_does_not_stop_the_others(
+    folder, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "tf2onnx.py").write_text("import os; os._exit(7)")
+    monkeypatch.syspath_prepend(tmp_path)
+    failed, after = benchmark_of_two(folder, capsys)
+    assert "Exporting model.onnx ended with status 7" in failed["failed"]
+    assert after["passed"]
+
+
+@tensorflow_only
+def test_a_runtime_that_fails_is_told_and_does_not_stop_the_others(
+    folder, capsys, monkeypatch
+):
+    broken = types.ModuleType("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", broken)
+    failed, after = benchmark_of_two(folder, capsys)
+    assert "'onnxruntime' has no attribute" in failed["failed"]
+    assert after["passed"]
+
+
+def test_a_failed_measurement_stands_in_the_table_with_its_reason():
+    row = Measurement("onnx", None, failed="RuntimeError: no such operator")
+    result = Benchmark((row,), 4, (64, 64), 1, None, None)
+    assert not result.passed
+    assert "onnx FAILED. RuntimeError: no such operator" in str(result)
+    assert "skipped" not in str(result)
 
 
 @tensorflow_only

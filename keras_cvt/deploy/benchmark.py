@@ -17,6 +17,7 @@ from keras_cvt.deploy.export import check_model, check_representative, kind_of_o
 from keras_cvt.deploy.fuse import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.verify import checked, compare, in_order, outputs
+from keras_cvt.files import write_whole
 
 # Name -> format and quantization of `export`, and the file's name.
 FORMATS = {
@@ -56,7 +57,8 @@ def benchmark(
     Args:
         model: A `CvTModel`.
         images: (N, H, W, C), such as the model takes, at least one batch.
-        folder: Where the files stay; None means a temporary one.
+        folder: Where the files stay, which must not be there yet; None means a
+            temporary one.
         formats: Keys of `FORMATS`. The Keras model, which all are compared with, is
             always measured.
         batch_size: Images a call.
@@ -74,7 +76,7 @@ def benchmark(
     Raises:
         ValueError: If an argument is out of range or the Keras backend is not
             TensorFlow.
-        OSError: If a file cannot be written.
+        OSError: If a file cannot be written; a FileExistsError if it is there.
 
     Example:
         >>> result = keras_cvt.deploy.benchmark(model, images)
@@ -86,6 +88,8 @@ def benchmark(
     formats = [name for name in FORMATS if name == "keras" or name in formats]
     validation.check_int(1, batch_size=batch_size)
     _check_backend()
+    if folder is not None:
+        _check_new(Path(folder), formats)
     check_model(model)
     # Of the model as it is: any size that it takes will do.
     about = metadata.describe(
@@ -131,7 +135,7 @@ def benchmark(
         path = folder / file
         if format is None:
             network = model if name == "keras" else fused
-            network.save(path)
+            write_whole(path, network.save)
             described = about
             runtime = _in_keras(network, batch_size)
         else:
@@ -186,6 +190,17 @@ def _check_backend():
             "Expected the TensorFlow backend, which exports. Save the model as "
             "model.keras and run `KERAS_BACKEND=tensorflow keras-cvt benchmark "
             f"model.keras`. Received: backend={keras.backend.backend()!r}"
+        )
+
+
+def _check_new(folder, formats):
+    # `model.keras` may well be the trained model itself.
+    files = [FORMATS[name][-1] for name in formats]
+    found = [file for file in files if (folder / file).exists()]
+    if found:
+        raise FileExistsError(
+            f"Expected a folder without {', '.join(files)}, which are written there. "
+            f"Received: folder={str(folder)!r}, which has {', '.join(found)}"
         )
 
 

@@ -249,6 +249,30 @@ def test_another_process_imports_what_this_one_would(folder, tmp_path, monkeypat
 
 
 @tensorflow_only
+def test_a_file_that_is_there_already_is_not_replaced(folder, capsys):
+    files = {file: file.read_bytes() for file in folder.glob("*.keras")}
+    assert benchmark(folder, "--formats", "fused", "--output", str(folder)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("keras-cvt: Expected a folder without model.keras, fused.")
+    assert error.endswith("which has model.keras\n")
+    assert {file: file.read_bytes() for file in folder.glob("*.keras")} == files
+
+
+@tensorflow_only
+def test_a_keras_file_is_whole_or_not_there(folder, tmp_path, monkeypatch):
+    model = keras.models.load_model(folder / "model.keras")
+
+    def half(path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(model, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        deploy.benchmark(model, networks.images(1, 64, 64, 3), tmp_path, ["keras"])
+    assert not list(tmp_path.iterdir())
+
+
+@tensorflow_only
 def test_a_backbone_is_judged_by_differences_alone(tmp_path):
     model = networks.build(
         networks.CONFIGS["as published"], include_top=False, pooling="avg"

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_cvt.deploy.packages import require
+from keras_cvt import plots
 from keras_cvt.deploy.verify import Verification
-from keras_cvt.files import write_whole
 from keras_cvt.tables import render
 
 
@@ -116,16 +115,12 @@ class Benchmark:
         Raises:
             ImportError: If matplotlib is missing; the message names the extra.
         """
-        require("matplotlib", "train").use("Agg")
-        from matplotlib import pyplot as plt
-
         path = Path(path)
         seen = self._verifications()
         shares = [v.top1_agreement for v in seen.values()]
         classes = None not in shares
-        figure, axes = plt.subplots(
-            1, 1 + classes, figsize=(11, 4.2), layout="constrained", squeeze=False
-        )
+        figure = plots.new_figure(figsize=(11, 4.2), layout="constrained")
+        axes = figure.subplots(1, 1 + classes, squeeze=False)
         *agreement, difference = axes[0]
         for name, v in seen.items():
             style = {"marker": "o" if v.passed else "X", "linestyle": "none"}
@@ -146,8 +141,7 @@ class Benchmark:
         handles = difference.get_legend_handles_labels()
         figure.legend(*handles, loc="outside right upper")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: figure.savefig(file, dpi=120))
-        plt.close(figure)
+        plots.save_png(figure, path)
 
     def _verifications(self):
         return {m.name: m.verification for m in self.measurements if m.verification}

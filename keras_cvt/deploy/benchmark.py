@@ -17,6 +17,7 @@ from keras_cvt.deploy.export import check_model, check_representative, kind_of_o
 from keras_cvt.deploy.fuse import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.verify import checked, compare, in_order, outputs
+from keras_cvt.files import write_whole
 
 # Name -> format and quantization of `export`, and the file's name.
 FORMATS = {
@@ -50,12 +51,14 @@ def benchmark(
 
     The judgement is that of `keras_cvt.deploy.verify`. Files are exported for the
     images' size and `batch_size`, fused, each in a process of its own. A format whose
-    converter or runtime is missing is skipped.
+    converter or runtime is missing is skipped; one whose converter or runtime fails
+    is a failed measurement and does not stop the others.
 
     Args:
         model: A `CvTModel`.
         images: (N, H, W, C), such as the model takes, at least one batch.
-        folder: Where the files stay; None means a temporary one.
+        folder: Where the files stay, which must not be there yet; None means a
+            temporary one.
         formats: Keys of `FORMATS`. The Keras model, which all are compared with, is
             always measured.
         batch_size: Images a call.
@@ -73,7 +76,7 @@ def benchmark(
     Raises:
         ValueError: If an argument is out of range or the Keras backend is not
             TensorFlow.
-        OSError: If a file cannot be written.
+        OSError: If a file cannot be written; a FileExistsError if it is there.
 
     Example:
         >>> result = keras_cvt.deploy.benchmark(model, images)
@@ -85,6 +88,8 @@ def benchmark(
     formats = [name for name in FORMATS if name == "keras" or name in formats]
     validation.check_int(1, batch_size=batch_size)
     _check_backend()
+    if folder is not None:
+        _check_new(Path(folder), formats)
     check_model(model)
     # Of the model as it is: any size that it takes will do.
     about = metadata.describe(
@@ -130,7 +135,7 @@ def benchmark(
         path = folder / file
         if format is None:
             network = model if name == "keras" else fused
-            network.save(path)
+            write_whole(path, network.save)
             described = about
             runtime = _in_keras(network, batch_size)
         else:
@@ -162,7 +167,17 @@ def benchmark(
             try:
                 measurements.append(Measurement(name, measure(name, folder)))
             except ImportError as error:
-                measurements.append(Measurement(name, None, str(error)))
+                measurements.append(Measurement(name, None, skipped=str(error)))
+            except Exception as error:
+                # The arguments are right, or the Keras model had not been measured.
+                # A file that cannot be written is no format's fault.
+                disk = isinstance(error, OSError) and not isinstance(
+                    error, ChildProcessError
+                )
+                if name == "keras" or disk:
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                measurements.append(Measurement(name, None, failed=reason))
     size = tuple(images.shape[1:3])
     return Benchmark(
         tuple(measurements), len(images), size, batch_size, threads, calibration
@@ -175,6 +190,17 @@ def _check_backend():
             "Expected the TensorFlow backend, which exports. Save the model as "
             "model.keras and run `KERAS_BACKEND=tensorflow keras-cvt benchmark "
             f"model.keras`. Received: backend={keras.backend.backend()!r}"
+        )
+
+
+def _check_new(folder, formats):
+    # `model.keras` may well be the trained model itself.
+    files = [FORMATS[name][-1] for name in formats]
+    found = [file for file in files if (folder / file).exists()]
+    if found:
+        raise FileExistsError(
+            f"Expected a folder without {', '.join(files)}, which are written there. "
+            f"Received: folder={str(folder)!r}, which has {', '.join(found)}"
         )
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_cvt.deploy.packages import require
+from keras_cvt import plots
 from keras_cvt.deploy.verify import Verification
-from keras_cvt.files import write_whole
 from keras_cvt.tables import render
 
 
@@ -18,13 +17,16 @@ class Measurement:
 
     Attributes:
         name: As `keras_cvt.deploy.benchmark` calls it.
-        verification: The file beside its model; None where it was skipped.
-        skipped: Why it was, naming the extra that is missing; or None.
+        verification: The file beside its model; None where there is no file that ran.
+        skipped: The extra that is missing, where the format was skipped; or None.
+        failed: Why there is no file, or it does not run, although all that it takes
+            is installed; or None.
     """
 
     name: str
     verification: Verification | None
     skipped: str | None = None
+    failed: str | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -56,14 +58,17 @@ class Benchmark:
 
     @property
     def passed(self) -> bool:
-        """Whether every file that ran passed its verification."""
-        return all(seen.passed for seen in self._verifications().values())
+        """Whether every format that was not skipped passed its verification."""
+        return not any(row.failed for row in self.measurements) and all(
+            seen.passed for seen in self._verifications().values()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it."""
         facts = dataclasses.asdict(self) | {"passed": self.passed}
         facts["measurements"] = [
             {"name": row.name, "ratio": row.ratio, "skipped": row.skipped}
+            | ({"failed": row.failed, "passed": False} if row.failed else {})
             | (row.verification.to_dict() if row.verification else {})
             for row in self.measurements
         ]
@@ -94,6 +99,11 @@ class Benchmark:
             for name, seen in self._verifications().items()
             if not seen.passed
         ]
+        lines += [
+            f"{row.name} FAILED. {row.failed}"
+            for row in self.measurements
+            if row.failed
+        ]
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike) -> None:
@@ -105,16 +115,12 @@ class Benchmark:
         Raises:
             ImportError: If matplotlib is missing; the message names the extra.
         """
-        require("matplotlib", "train").use("Agg")
-        from matplotlib import pyplot as plt
-
         path = Path(path)
         seen = self._verifications()
         shares = [v.top1_agreement for v in seen.values()]
         classes = None not in shares
-        figure, axes = plt.subplots(
-            1, 1 + classes, figsize=(11, 4.2), layout="constrained", squeeze=False
-        )
+        figure = plots.new_figure(figsize=(11, 4.2), layout="constrained")
+        axes = figure.subplots(1, 1 + classes, squeeze=False)
         *agreement, difference = axes[0]
         for name, v in seen.items():
             style = {"marker": "o" if v.passed else "X", "linestyle": "none"}
@@ -135,8 +141,7 @@ class Benchmark:
         handles = difference.get_legend_handles_labels()
         figure.legend(*handles, loc="outside right upper")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda file: figure.savefig(file, dpi=120))
-        plt.close(figure)
+        plots.save_png(figure, path)
 
     def _verifications(self):
         return {m.name: m.verification for m in self.measurements if m.verification}
@@ -145,7 +150,8 @@ class Benchmark:
 def _row(measurement):
     seen = measurement.verification
     if seen is None:
-        return [measurement.name, *[None] * 6, "skipped"]
+        verdict = "FAILED" if measurement.failed else "skipped"
+        return [measurement.name, *[None] * 6, verdict]
     return [
         measurement.name,
         seen.size_bytes / 2**20,

@@ -44,13 +44,14 @@ def export_elsewhere(
         call = {"model": str(model_file), "path": str(path), "arguments": arguments}
         (folder / "call.json").write_text(json.dumps(call), encoding="utf-8")
         result = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, folder],
+            # -P: what lies in the current folder is no module of the program's.
+            [sys.executable, "-P", "-c", _PROGRAM, folder],
             capture_output=True,
             text=True,
             env=os.environ
             | {
                 "KERAS_BACKEND": keras.backend.backend(),
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             },
         )
         error = folder / "error.json"

@@ -6,10 +6,11 @@ from keras import ops
 from keras_cvt import validation
 from keras_cvt.layers import initializers
 from keras_cvt.layers.conv_projection import ConvProjection
+from keras_cvt.layers.quantizable import Quantizable
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class ConvAttention(keras.layers.Layer):
+class ConvAttention(Quantizable):
     """Self-attention whose queries, keys and values pass a `ConvProjection`.
 
     The class token, where there is one, skips the convolutions and BatchNorms
@@ -148,6 +149,9 @@ class ConvAttention(keras.layers.Layer):
         if self.shared_kv:
             return [self.conv_proj_q, self.conv_proj_kv]
         return [self.conv_proj_q, self.conv_proj_k, self.conv_proj_v]
+
+    def linear_layers(self) -> list[keras.layers.Dense]:
+        return [self.proj_q, self.proj_k, self.proj_v, self.proj]
 
     def score_scale(self) -> float:
         """Return what the products of queries and keys are multiplied by."""

@@ -6,10 +6,11 @@ from keras_cvt import validation
 from keras_cvt.layers.attention import ConvAttention
 from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.mlp import MLP
+from keras_cvt.layers.quantizable import Quantizable
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class ConvTransformerBlock(keras.layers.Layer):
+class ConvTransformerBlock(Quantizable):
     """LayerNorm and attention, LayerNorm and MLP, each with a residual.
 
     Args:
@@ -116,12 +117,8 @@ class ConvTransformerBlock(keras.layers.Layer):
             epsilon=1e-5, dtype=self.dtype_policy, name=name
         )
 
-    # A method: Keras names what it saves by the attributes that hold it, and a
-    # property that holds layers is one.
     def linear_layers(self) -> list[keras.layers.Dense]:
-        """Return the layers that `quantize` changes."""
-        attn, mlp = self.attn, self.mlp
-        return [attn.proj_q, attn.proj_k, attn.proj_v, attn.proj, mlp.fc1, mlp.fc2]
+        return [*self.attn.linear_layers(), *self.mlp.linear_layers()]
 
     def build(self, input_shape):
         layers = (self.norm1, self.attn, self.drop_path, self.norm2, self.mlp)
@@ -141,8 +138,9 @@ class ConvTransformerBlock(keras.layers.Layer):
         for name in ("name", "dtype", "trainable"):
             attention.pop(name)
         return {
-            **super().get_config(),
             **attention,
+            # After it: the policies are those of the whole block.
+            **super().get_config(),
             "mlp_ratio": self.mlp.mlp_ratio,
             "activation": self.mlp.activation,
             "drop_path_rate": self.drop_path.rate,

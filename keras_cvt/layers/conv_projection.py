@@ -92,9 +92,10 @@ class ConvProjection(keras.layers.Layer):
         if self.stride == 1:
             return self._pool(pad_map(x, self.padding))
         height, width = ops.shape(x)[1:3]
-        # Ceil mode reaches up to stride - 1 positions past the padded map. PyTorch
-        # counts the padding in the mean, but not what lies past it.
-        past = self.stride - 1
+        # Ceil mode reaches up to stride - 1 positions past the padded map, but no
+        # further than a kernel that starts inside. PyTorch counts the padding in the
+        # mean, but not what lies past it.
+        past = min(self.stride, self.kernel_size) - 1
         inside = pad_map(
             ops.ones(
                 (1, height + 2 * self.padding, width + 2 * self.padding, 1), x.dtype

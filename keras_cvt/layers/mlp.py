@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_cvt import validation
 from keras_cvt.layers import initializers
+from keras_cvt.layers.quantizable import Quantizable
 
 
 def quick_gelu(x):
@@ -22,7 +23,7 @@ _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class MLP(keras.layers.Layer):
+class MLP(Quantizable):
     """Linear, activation, linear, with dropout after each.
 
     Args:
@@ -75,6 +76,9 @@ class MLP(keras.layers.Layer):
             name="fc2",
         )
         self.dropout = keras.layers.Dropout(drop_rate, dtype=self.dtype_policy)
+
+    def linear_layers(self) -> list[keras.layers.Dense]:
+        return [self.fc1, self.fc2]
 
     def build(self, input_shape):
         self.fc1.build(input_shape)

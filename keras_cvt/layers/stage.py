@@ -7,6 +7,7 @@ from keras_cvt.config import StageConfig
 from keras_cvt.layers.block import ConvTransformerBlock
 from keras_cvt.layers.class_token import ClassToken
 from keras_cvt.layers.conv_embed import ConvEmbed
+from keras_cvt.layers.quantizable import Quantizable
 
 _NOT_OF_A_BLOCK = (
     "depth",
@@ -18,7 +19,7 @@ _NOT_OF_A_BLOCK = (
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class ConvTransformerStage(keras.layers.Layer):
+class ConvTransformerStage(Quantizable):
     """A convolutional token embedding followed by Transformer blocks.
 
     Args:
@@ -164,6 +165,11 @@ class ConvTransformerStage(keras.layers.Layer):
             name=str(i),
         )
 
+    def linear_layers(self) -> list[keras.layers.Dense]:
+        return [
+            layer for block in self.blocks.blocks for layer in block.linear_layers()
+        ]
+
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
         tokens_shape = (None, None, self.config.embed_dim)
@@ -194,40 +200,13 @@ class ConvTransformerStage(keras.layers.Layer):
         return map_shape
 
     def get_config(self):
-        config = {
+        return {
             **super().get_config(),
             **vars(self.config),
             "activation": self.activation,
             "init": self.init,
             "final_norm": self.final_norm,
         }
-        # `quantize` changes the policies of single layers; without them a stage made
-        # from the configuration would not have the variables that were saved.
-        policies = [
-            keras.dtype_policies.serialize(layer.dtype_policy)
-            if layer.quantization_mode
-            else None
-            for layer in self._linear_layers()
-        ]
-        if any(policies):
-            config["linear_policies"] = policies
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        policies = config.pop("linear_policies", None)
-        stage = super().from_config(config)
-        if policies is not None:
-            for layer, policy in zip(stage._linear_layers(), policies, strict=True):
-                if policy is not None:
-                    layer.dtype_policy = keras.dtype_policies.deserialize(policy)
-        return stage
-
-    def _linear_layers(self):
-        return [
-            layer for block in self.blocks.blocks for layer in block.linear_layers()
-        ]
 
 
 class BlockStack(keras.layers.Layer):

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_cvt import files
+from keras_cvt import files, plots
 from keras_cvt.training.distribution import alone, processes
 
 logger = logging.getLogger(__name__)
@@ -241,21 +241,12 @@ class Run:
         """Draw loss and accuracy by epoch to `curves.png`.
 
         Raises:
-            ImportError: If matplotlib is missing.
+            ImportError: If matplotlib is missing; the message names the extra.
         """
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise ImportError(
-                "Plots need matplotlib: pip install keras_cvt[train]"
-            ) from error
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
         rows = self.history()
         epochs = [row["epoch"] + 1 for row in rows]
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-        for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+        figure = plots.new_figure(figsize=(9, 3.6), layout="constrained")
+        for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
             for prefix, label in (("", "training"), ("val_", "validation")):
                 if rows and prefix + name in rows[0]:
                     values = [row[prefix + name] for row in rows]
@@ -264,8 +255,7 @@ class Run:
             axis.grid(alpha=0.3)
             axis.legend()
         path = self.folder / "curves.png"
-        figure.savefig(path, dpi=120)
-        plt.close(figure)
+        plots.save_png(figure, path)
         return path
 
     def finish(self) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 
 import keras
 import networks
@@ -12,6 +13,7 @@ from PIL import Image
 
 from keras_cvt import deploy, preprocess_input
 from keras_cvt.cli import main
+from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.processes import export_elsewhere
 
 SIZES = [(90, 121), (70, 50), (64, 64), (100, 80)]
@@ -136,6 +138,46 @@ def test_a_missing_converter_is_named_with_its_extra_and_skipped(
     assert "tf2onnx" in row["skipped"] and "keras_cvt[onnx]" in row["skipped"]
 
 
+def benchmark_of_two(folder, capsys):
+    """Return what a benchmark says of ONNX, which fails, and of OpenVINO after it."""
+    assert benchmark(folder, "--json", "--formats", "onnx", "openvino") == 1
+    answer = json.loads(capsys.readouterr().out)
+    first, failed, after = answer["measurements"]
+    assert first["passed"] and not answer["passed"]
+    assert failed["passed"] is False and failed["skipped"] is None
+    return failed, after
+
+
+@tensorflow_only
+def test_a_converter_that_dies_is_told_and_does_not_stop_the_others(
+    folder, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "tf2onnx.py").write_text("import os; os._exit(7)")
+    monkeypatch.syspath_prepend(tmp_path)
+    failed, after = benchmark_of_two(folder, capsys)
+    assert "Exporting model.onnx ended with status 7" in failed["failed"]
+    assert after["passed"]
+
+
+@tensorflow_only
+def test_a_runtime_that_fails_is_told_and_does_not_stop_the_others(
+    folder, capsys, monkeypatch
+):
+    broken = types.ModuleType("onnxruntime")
+    monkeypatch.setitem(sys.modules, "onnxruntime", broken)
+    failed, after = benchmark_of_two(folder, capsys)
+    assert "'onnxruntime' has no attribute" in failed["failed"]
+    assert after["passed"]
+
+
+def test_a_failed_measurement_stands_in_the_table_with_its_reason():
+    row = Measurement("onnx", None, failed="RuntimeError: no such operator")
+    result = Benchmark((row,), 4, (64, 64), 1, None, None)
+    assert not result.passed
+    assert "onnx FAILED. RuntimeError: no such operator" in str(result)
+    assert "skipped" not in str(result)
+
+
 @tensorflow_only
 @pytest.mark.parametrize(
     "arguments, message",
@@ -188,6 +230,45 @@ def test_an_export_in_another_process_fails_as_it_would_in_this_one(folder, tmp_
         export_elsewhere(model, tmp_path / "saved_model", labels=["cat"])
     with pytest.raises(ChildProcessError, match="unexpected keyword argument 'colour'"):
         export_elsewhere(model, tmp_path / "saved_model", colour="red")
+    assert not list(tmp_path.iterdir())
+
+
+@tensorflow_only
+def test_another_process_imports_what_this_one_would(folder, tmp_path, monkeypatch):
+    (tmp_path / "keras.py").write_text("raise ImportError('a stranger was imported')")
+    outside = [path for path in sys.path if path not in ("", str(tmp_path))]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", outside)
+    model, file = folder / "model.keras", tmp_path / "saved_model"
+    with pytest.raises(ValueError, match="Expected 10 labels"):
+        export_elsewhere(model, file, labels=["cat"])
+    # As a program in this folder, or an interpreter started here, has it.
+    monkeypatch.setattr(sys, "path", ["", *outside])
+    with pytest.raises(ChildProcessError, match="a stranger was imported"):
+        export_elsewhere(model, file, labels=["cat"])
+
+
+@tensorflow_only
+def test_a_file_that_is_there_already_is_not_replaced(folder, capsys):
+    files = {file: file.read_bytes() for file in folder.glob("*.keras")}
+    assert benchmark(folder, "--formats", "fused", "--output", str(folder)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("keras-cvt: Expected a folder without model.keras, fused.")
+    assert error.endswith("which has model.keras\n")
+    assert {file: file.read_bytes() for file in folder.glob("*.keras")} == files
+
+
+@tensorflow_only
+def test_a_keras_file_is_whole_or_not_there(folder, tmp_path, monkeypatch):
+    model = keras.models.load_model(folder / "model.keras")
+
+    def half(path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(model, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        deploy.benchmark(model, networks.images(1, 64, 64, 3), tmp_path, ["keras"])
     assert not list(tmp_path.iterdir())
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from reference import normal, randomise, to_numpy, windows
 
-from keras_cvt.layers import ConvProjection
+from keras_cvt.layers import ConvProjection, conv_projection
+from keras_cvt.layers.padding import pad_map
 
 pytestmark = pytest.mark.any_backend
 
@@ -104,6 +105,23 @@ def test_average_pooling_is_pytorchs_ceil_mode_counting_padded_zeros(pooling):
         np.testing.assert_allclose(
             to_numpy(layer(x)), expected, rtol=0, atol=1e-6, err_msg=str(x.shape)
         )
+
+
+@pytest.mark.parametrize("pooling", [(3, 2000, 1), (1, 2000, 0), (2, 7, 1)])
+def test_average_pooling_pads_by_no_more_than_its_kernel(pooling, monkeypatch):
+    sizes = []
+
+    def seen(*arguments):
+        padded = pad_map(*arguments)
+        sizes.extend(padded.shape[1:3])
+        return padded
+
+    monkeypatch.setattr(conv_projection, "pad_map", seen)
+    x = normal((1, 6, 8, 3))
+    found = to_numpy(ConvProjection("avg", *pooling)(x))
+    kernel_size, _, padding = pooling
+    assert max(sizes) == 8 + 2 * padding + kernel_size - 1
+    np.testing.assert_allclose(found, pytorchs_pooling(x, pooling), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("projection", ["avg", "dw_bn"])

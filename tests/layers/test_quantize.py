@@ -48,3 +48,37 @@ def test_a_quantized_model_survives_saving_more_than_once(tmp_path, images):
         np.testing.assert_allclose(
             model.predict(images, verbose=0), expected, rtol=0, atol=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras_cvt.layers.MLP(8),
+        lambda: keras_cvt.layers.ConvAttention(8, 2, cls_token=True),
+        lambda: keras_cvt.layers.ConvTransformerBlock(8, 2, cls_token=True),
+    ],
+    ids=["MLP", "ConvAttention", "ConvTransformerBlock"],
+)
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_quantized_layer_outside_a_stage_survives_saving(tmp_path, layer, everything):
+    keras.utils.set_random_seed(0)
+    layer = layer()
+    inputs = keras.Input((17, 8))
+    place = {} if isinstance(layer, keras_cvt.layers.MLP) else {"height": 4, "width": 4}
+    model = keras.Model(inputs, layer(inputs, **place))
+    if everything:
+        model.quantize("int8")
+    else:
+        # The last alone: each layer's own policy is remembered, in its place.
+        layer.linear_layers()[-1].quantize("int8")
+    tokens = np.random.default_rng(0).normal(size=(2, 17, 8)).astype("float32")
+    expected = model.predict(tokens, verbose=0)
+    for name in ("once.keras", "twice.keras"):
+        model.save(tmp_path / name)
+        model = keras.models.load_model(tmp_path / name)
+        modes = [x.quantization_mode for x in model.layers[1].linear_layers()]
+        assert modes[-1] == "int8"
+        assert set(modes[:-1]) == {"int8" if everything else None}
+        np.testing.assert_allclose(
+            model.predict(tokens, verbose=0), expected, rtol=0, atol=1e-6
+        )

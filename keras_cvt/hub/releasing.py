@@ -192,8 +192,10 @@ def release_all(
                 token=token,
             )
             releases.append(done)
-        except (ValueError, OSError) as error:
-            releases.append(Release(*map(str, target), error=str(error)))
+        # Converters raise what they like.
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}"
+            releases.append(Release(*map(str, target), error=message))
     return releases
 
 

@@ -20,6 +20,9 @@ def fuse(model: keras.Model) -> keras.Model:
     - Where nothing reads a stage's map but all reads its class token, the stage's
       last block computes only the class token.
 
+    Keys' and values' depthwise convolutions stay two: as one they are slower in every
+    form that was tried (benchmarks/RESULTS.md).
+
     Args:
         model: A functional model with CvT stages: a `CvTModel`, or any functional
             model around one, such as a pyramid. It is left as it is.

@@ -72,7 +72,8 @@ def main() -> None:
     images = folder / "images.npy"
     try:
         export(
-            keras.models.load_model(call["model"]),
+            # Without what it was trained with, which may be its owner's own.
+            keras.models.load_model(call["model"], compile=False),
             call["path"],
             representative_images=np.load(images) if images.is_file() else None,
             **call["arguments"],

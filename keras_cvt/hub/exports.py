@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from keras_cvt import conversion, deploy
+from keras_cvt.deploy.processes import export_elsewhere
 from keras_cvt.hub.folder import ARTEFACTS, Artefact
 from keras_cvt.models import CvTModel
 
@@ -93,36 +95,34 @@ def write_artefacts(
     folder.mkdir(parents=True, exist_ok=True)
     # First, so that a call after a failure knows the folder.
     (folder / ARTEFACTS).write_text("[]")
-    made = [
-        export(name, model, folder, labels, source, representative_images)
-        for name in names
-    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        model_file = Path(scratch) / "model.keras"
+        model.save(model_file)
+        made = [
+            _export(
+                name, model, model_file, folder, labels, source, representative_images
+            )
+            for name in names
+        ]
     (folder / ARTEFACTS).write_text(json.dumps([vars(artefact) for artefact in made]))
 
 
-def export(
-    name: str,
-    model: CvTModel,
-    folder: Path,
-    labels: Sequence[str] | None,
-    source: str | None,
-    images: np.ndarray | None,
-) -> Artefact:
-    """Export one file and compare it with its model; see `write_artefacts`."""
+def _export(name, model, model_file, folder, labels, source, images):
+    """Export one file and compare it with its model."""
     format_, quantization, filename = FILES[name]
     path = folder / filename
     path.parent.mkdir(parents=True, exist_ok=True)
-    described = deploy.export(
-        model,
+    export_elsewhere(
+        model_file,
         path,
-        format_,
-        quantization,
-        representative_images=images if quantization == "int8" else None,
-        labels=labels,
+        images if quantization == "int8" else None,
+        format=format_,
+        quantization=quantization,
+        labels=None if labels is None else list(labels),
         source_weights=source,
     )
     if images is None:
-        height, width = described["input"]["image_size"]
+        height, width = deploy.read_metadata(path)["input"]["image_size"]
         default = model.eval_transform.image_size
         images = deploy.made_up_images(
             height or default[0], width or default[1], model.input.shape[-1]

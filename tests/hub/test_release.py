@@ -196,14 +196,14 @@ def test_exported_files_of_a_page_run_in_their_own_runtimes(
 def test_an_export_that_differs_stops_the_push(
     server, tmp_path, reference, monkeypatch
 ):
-    def differs(name, model, folder, *rest):
+    def differs(name, model, model_file, folder, *rest):
         (folder / "model.tflite").write_bytes(b"flat")
         raise conversion.ComparisonError("model.tflite differs")
 
     where = (OFFICIAL, REPO, tmp_path / "out")
     how = {"config": config(), "reference": reference}
     with monkeypatch.context() as patch:
-        patch.setattr(exports, "export", differs)
+        patch.setattr(exports, "_export", differs)
         with pytest.raises(conversion.ComparisonError, match="model.tflite"):
             hub.release(*where, **how, exports=["litert"])
     assert not server.steps

@@ -86,7 +86,7 @@ def converter_full_int8(model, path, images):
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
-        saved_model.write(model, Path(folder), (1, *images.shape[1:]))
+        saved_model.write(model, Path(folder), (1, *images.shape[1:]), constants=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([i[None]] for i in images)

@@ -13,15 +13,16 @@ def output_names(model: keras.Model) -> list[str]:
     return ["outputs"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
-def frozen(model: keras.Model, shape: tuple[int | None, ...]) -> Any:
-    """Return the model's concrete function with constants for variables.
+def traced(model: keras.Model, shape: tuple[int | None, ...], constants: bool) -> Any:
+    """Return the model's concrete function.
 
-    Constant weights let converters fold and kernels pack them once. With a static
-    shape nothing of the graph computes shapes.
+    With a static shape nothing of the graph computes shapes.
 
     Args:
         model: The model.
         shape: Of the images, (B, H, W, C); None where any.
+        constants: Whether constants take the place of variables, which kernels then
+            pack once.
 
     Returns:
         A function from `images` to the list of the model's outputs.
@@ -40,6 +41,7 @@ def frozen(model: keras.Model, shape: tuple[int | None, ...]) -> Any:
             for output, name in zip(outputs, names, strict=True)
         ]
 
-    return convert_to_constants.convert_variables_to_constants_v2(
-        call.get_concrete_function()
-    )
+    function = call.get_concrete_function()
+    if constants:
+        return convert_to_constants.convert_variables_to_constants_v2(function)
+    return function

@@ -35,8 +35,9 @@ def write(
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # A SavedModel gives the file a signature, with names for its tensors.
-        saved_model.write(model, Path(folder), shape)
+        # A SavedModel gives the file a signature, with names for its tensors. Of
+        # variables the converter makes constants itself, in a third of the memory.
+        saved_model.write(model, Path(folder), shape, constants=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         # Not SELECT_TF_OPS: the small runtime has none of them.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -1,5 +1,6 @@
 """ONNX, through Keras's own export (tf2onnx)."""
 
+import math
 from pathlib import Path
 
 import keras
@@ -10,6 +11,8 @@ from keras_cvt.deploy.onnx_norms import merge_norms
 from keras_cvt.deploy.packages import require
 
 _OPSET = 18
+# Larger matrices go around tf2onnx, which holds some 50 copies of what it converts.
+_LARGE = 2**16
 
 
 def write(
@@ -25,14 +28,25 @@ def write(
     """
     onnx = require("onnx", "onnx")
     require("tf2onnx", "onnx")
-    model.export(
+    matrices = {
+        f"matrix_{i}": variable
+        for i, variable in enumerate(model.variables)
+        if len(variable.shape) == 2 and math.prod(variable.shape) >= _LARGE
+    }
+    signature = {"images": keras.InputSpec(shape=shape, dtype="float32", name="images")}
+    for name, matrix in matrices.items():
+        signature[name] = keras.InputSpec(
+            shape=matrix.shape, dtype=matrix.dtype, name=name
+        )
+    _WithMatrices(model, matrices).export(
         str(path),
         format="onnx",
-        input_signature=[keras.InputSpec(shape=shape, dtype="float32", name="images")],
+        input_signature=[signature],
         opset_version=_OPSET,
         verbose=False,
     )
     proto = onnx.load(path)
+    _put_back(proto.graph, matrices)
     _replace_erfc(proto.graph)
     merge_norms(proto)
     _rename_outputs(proto.graph, graphs.output_names(model))
@@ -40,6 +54,34 @@ def write(
     # tf2onnx only logs what it cannot express.
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
+
+
+class _WithMatrices(keras.Model):
+    """A network that takes some of its variables' values beside the images."""
+
+    def __init__(self, network, matrices):
+        super().__init__(name="with_matrices")
+        self.network = network
+        self.matrices = matrices
+        self.built = True
+
+    def call(self, inputs):
+        values = [(matrix, inputs[name]) for name, matrix in self.matrices.items()]
+        with keras.StatelessScope(values):
+            return self.network(inputs["images"], training=False)
+
+
+def _put_back(graph, matrices):
+    """Make initializers of the inputs that stand for matrices."""
+    import onnx
+
+    images = [value for value in graph.input if value.name not in matrices]
+    del graph.input[:]
+    graph.input.extend(images)
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(keras.ops.convert_to_numpy(matrix), name)
+        for name, matrix in matrices.items()
+    )
 
 
 def _replace_erfc(graph):

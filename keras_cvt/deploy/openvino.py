@@ -30,7 +30,7 @@ def write(
     """
     openvino = require("openvino", "openvino")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        saved_model.write(model, Path(folder), shape)
+        saved_model.write(model, Path(folder), shape, constants=False)
         converted = openvino.convert_model(folder)
     converted.set_rt_info(metadata, KEY)
     openvino.save_model(converted, path, compress_to_fp16=quantization == "float16")

@@ -1,5 +1,6 @@
 """SavedModel: TensorFlow's own format, for TensorFlow alone."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ from keras_cvt.deploy import graphs
 from keras_cvt.preprocessing.tensors import transform_tensor
 from keras_cvt.preprocessing.transform import EvalTransform
 
+# Constants make a call faster, by a tenth for CvT-13 and one image and not at all for
+# CvT-W24, but TensorFlow copies them about: whoever serves the file holds some 17 times
+# their size (benchmarks/RESULTS.md).
+_LARGEST_CONSTANTS = 256 * 2**20
+
 
 def write(
     model: keras.Model,
@@ -17,6 +23,7 @@ def write(
     labels: list[str] | None = None,
     transform: EvalTransform | None = None,
     top: int = 5,
+    constants: bool | None = None,
 ) -> None:
     """Write a SavedModel with one or two signatures.
 
@@ -32,11 +39,17 @@ def write(
         labels: Names of the classes; numbers serve where there are none.
         transform: How encoded images become the model's, or None.
         top: Classes an encoded image is answered with.
+        constants: Whether weights are constants of the graph rather than variables;
+            None: where they take no more than 256 MiB.
     """
     import tensorflow as tf
 
+    if constants is None:
+        constants = _size(model) <= _LARGEST_CONSTANTS
     module = tf.Module()
-    network = module.network = graphs.frozen(model, shape)
+    if not constants:
+        module.held = [variable.value for variable in model.variables]
+    network = module.network = graphs.traced(model, shape, constants)
     names = graphs.output_names(model)
 
     @tf.function(input_signature=[tf.TensorSpec(shape, "float32", name="images")])
@@ -58,6 +71,12 @@ def write(
     # Nobody trains this file; SiLU's gradient could not even be written.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     tf.saved_model.save(module, str(folder), signatures=signatures, options=options)
+
+
+def _size(model):
+    return sum(
+        weight.value.dtype.size * math.prod(weight.shape) for weight in model.weights
+    )
 
 
 def _classifier(

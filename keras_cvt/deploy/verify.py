@@ -15,12 +15,14 @@ import numpy as np
 from keras_cvt.deploy import metadata, runtimes
 from keras_cvt.tables import render
 
-# Largest difference of a logit, and smallest share of equal top-1.
+# Largest difference of a logit, smallest share of equal top-1, smallest cosine. In 8
+# bits networks that have learned kept every image's above 0.997; ranges of unfit
+# representative images leave less than 0.8.
 _TOLERANCES = {
-    None: (1e-4, 1.0),
-    "float16": (1e-2, 1.0),
-    "dynamic_int8": (None, 0.995),
-    "int8": (None, 0.99),
+    None: (1e-4, 1.0, None),
+    "float16": (1e-2, 1.0, None),
+    "dynamic_int8": (None, 0.995, 0.95),
+    "int8": (None, 0.99, 0.95),
 }
 # Probabilities below this say nothing of their logits in float32.
 _SMALLEST = 1e-30
@@ -103,7 +105,8 @@ def verify(
 
     Float32 files must be within 1e-4 of every logit, float16 within 1e-2 and both
     agree on every best class; `"dynamic_int8"` must agree on 99.5 % and `"int8"` on
-    99 % of them, and without classes reach that as a cosine.
+    99 % of them, with a cosine of at least 0.95 for every image, and without classes
+    reach those shares as a cosine.
 
     Args:
         model: The model that the file was made of, fused or not.
@@ -236,14 +239,14 @@ def _judge(expected, found, described, quantization, **facts):
     difference = np.abs(expected - found)
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     cosine = float(np.min(np.sum(expected * found, axis=1) / norms))
-    limit, share = _TOLERANCES[quantization]
+    limit, share, smallest = _TOLERANCES[quantization]
     # Written so that NaN fails.
     if top1 is not None:
         asked = [(f"top-1 agreement >= {share:.1%}", top1 >= share)]
-    elif limit is None:
-        asked = [(f"cosine >= {share}", cosine >= share)]
     else:
-        asked = []
+        asked, smallest = [], None if smallest is None else share
+    if smallest is not None:
+        asked.append((f"cosine >= {smallest}", cosine >= smallest))
     if limit is not None:
         # Maps before the last norm may hold large values.
         limit *= max(1.0, float(np.abs(expected).max())) if top1 is None else 1.0

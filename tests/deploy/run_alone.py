@@ -3,6 +3,8 @@
 python run_alone.py FOLDER NAME...: of each numbered folder in FOLDER, the files NAME.
 """
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +51,20 @@ RUNTIMES = {
     "model.onnx": onnx,
     "model.xml": openvino,
 }
+
+
+def in_clean_process(folder, name):
+    """Run the files `name` of the numbered folders in `folder`."""
+    # Not where the tests find keras_cvt.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder), name],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def main():

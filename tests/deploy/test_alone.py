@@ -1,9 +1,5 @@
 """Exported files compute the same without keras_cvt, in a process of their own."""
 
-import os
-import subprocess
-import sys
-
 import export_worker
 import networks
 import numpy as np
@@ -22,13 +18,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module", params=run_alone.FILES)
 def file(request, folder):
     """Return the name of the files that a clean process has run."""
-    command = [sys.executable, run_alone.__file__, str(folder), request.param]
-    # Not where the tests find keras_cvt.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=environment
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
+    run_alone.in_clean_process(folder, request.param)
     return request.param
 
 

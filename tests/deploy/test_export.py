@@ -13,7 +13,14 @@ from networks import CONFIGS
 from PIL import Image
 
 import keras_cvt
-from keras_cvt.deploy import FORMATS, export, read_metadata, runtimes, verify
+from keras_cvt.deploy import (
+    FORMATS,
+    export,
+    read_metadata,
+    runtimes,
+    saved_model,
+    verify,
+)
 from keras_cvt.deploy.verify import compare
 
 tensorflow_only = pytest.mark.skipif(
@@ -151,6 +158,18 @@ def test_encoded_images_are_answered_with_labels_and_scores(folder):
         np.testing.assert_allclose(answer["scores"][i], row[best], atol=0.01)
         if row[best[0]] - row[best[1]] > 0.02:
             assert answer["labels"][i, 0].numpy().decode() == "abcdefghij"[best[0]]
+
+
+@tensorflow_only
+def test_a_large_network_is_saved_with_variables(model, tmp_path, monkeypatch):
+    # Its constants would be copied about when the file is loaded.
+    monkeypatch.setattr(saved_model, "_LARGEST_CONSTANTS", 0)
+    export(model, tmp_path / "m", image_size=(64, 64))
+    weights = sum(weight.value.numpy().nbytes for weight in model.weights)
+    sizes = [f.stat().st_size for f in (tmp_path / "m" / "variables").iterdir()]
+    assert sum(sizes) > 0.9 * weights
+    result = verify(model, tmp_path / "m", networks.images(3, 64, 64, 3))
+    assert result.passed, result
 
 
 @tensorflow_only
@@ -300,6 +319,25 @@ def test_probabilities_are_compared_as_the_logits_that_they_come_from(tmp_path):
     assert expected.cosine < 0.95
     for name in ("cosine", "max_difference", "mean_difference", "top1_agreement"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name))
+
+
+@pytest.mark.parametrize("quantization", ["dynamic_int8", "int8"])
+@pytest.mark.parametrize("noise, passed", [(0.1, True), (1.0, False)])
+def test_8_bits_that_keep_the_best_class_alone_fail(
+    tmp_path, quantization, noise, passed
+):
+    logits = np.array([[4.0, -1.0, -3.0], [3.0, 0.5, -2.0]])
+    other = logits + noise * np.array([[0.0, 2.0, -2.0], [0.0, 0.0, 0.1]])
+    result = compare(
+        keras.Sequential([keras.layers.Flatten()]),
+        [logits],
+        runtimes.Runtime("keras", 2, lambda images: [other]),
+        networks.images(2, 4, 4, 3),
+        {"outputs": "logits", "quantization": quantization},
+        tmp_path,
+    )
+    assert result.top1_agreement == 1 and result.passed is passed
+    assert "cosine >= 0.95" in result.tolerance
 
 
 @pytest.mark.parametrize(

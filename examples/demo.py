@@ -19,6 +19,7 @@ import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
 from keras_cvt.checkpoints import load_checkpoint, save_checkpoint
 
+LEAST = 0.001  # Of the scores that the picture shows.
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 DIGITS = CvTConfig(
     stages=(
@@ -29,7 +30,7 @@ DIGITS = CvTConfig(
 
 
 def classify_photos():
-    """Return images, their top-5 and a title, or None without a Hub."""
+    """Return images, captions, their top-5 and a title, or None without a Hub."""
     print("Asking the Hugging Face Hub for the weights of CvT-13 ...")
     try:
         model = keras_cvt.CvT13(weights="imagenet")
@@ -44,7 +45,7 @@ def classify_photos():
         [(name, score) for _, name, score in row]
         for row in keras_cvt.decode_predictions(scores)
     ]
-    return photos, top5, "CvT-13, ImageNet weights"
+    return photos, PHOTOS, top5, "CvT-13, ImageNet weights"
 
 
 def digits_network(**kwargs):
@@ -59,7 +60,7 @@ def digits_network(**kwargs):
 
 
 def classify_digits(folder):
-    """Train, save, load back and classify; return images, top-5 and a title."""
+    """Train, save, load back and classify; return as `classify_photos` does."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -89,16 +90,22 @@ def classify_digits(folder):
     accuracy = np.mean(scores.argmax(-1) == y_test)
     print(f"Accuracy on {len(x_test)} digits that it has not seen: {accuracy:.1%}")
 
-    shown = [np.flatnonzero(y_test == digit)[0] for digit in range(8)]
+    wrong = list(np.flatnonzero(scores.argmax(-1) != y_test)[:2])
+    right = [np.flatnonzero(y_test == digit)[0] for digit in range(10)]
+    shown = wrong + [i for i in right if i not in wrong][: 8 - len(wrong)]
+    captions = [
+        f"{y_test[i]}, taken for {scores[i].argmax()}" if i in wrong else str(y_test[i])
+        for i in shown
+    ]
     top5 = [
         [(str(digit), scores[i, digit]) for digit in np.argsort(-scores[i])[:5]]
         for i in shown
     ]
     title = f"A small CvT on digits it has not seen ({accuracy:.1%} of them right)"
-    return [x_test[i, ..., 0] for i in shown], top5, title
+    return [x_test[i, ..., 0] for i in shown], captions, top5, title
 
 
-def draw(images, top5, title, path):
+def draw(images, captions, top5, title, path):
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,9 +122,11 @@ def draw(images, top5, title, path):
     )
     figure.suptitle(title)
     for i, (image, best) in enumerate(zip(images, top5, strict=True)):
+        best = [(name, score) for name, score in best if score >= LEAST]
         row, column = divmod(i, columns)
         picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
         picture.imshow(image, cmap="gray", interpolation="bicubic")
+        picture.set_title(captions[i], fontsize=10)
         picture.axis("off")
         names = [textwrap.shorten(name.replace("_", " "), 22) for name, _ in best]
         places = range(len(best))
@@ -125,8 +134,7 @@ def draw(images, top5, title, path):
         # Names stand on the bars: beside them they would not fit.
         for place, (name, (_, score)) in enumerate(zip(names, best, strict=True)):
             bars.text(0.02, place, f"{name}  {score:.1%}", va="center", fontsize=9)
-        bars.set(xlim=(0, 1), xticks=[], yticks=[])
-        bars.invert_yaxis()
+        bars.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[])
     figure.tight_layout()
     figure.savefig(path, dpi=100)
 
@@ -138,9 +146,9 @@ def main():
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     result = None if options.offline else classify_photos()
-    images, top5, title = result or classify_digits(options.output)
+    images, captions, top5, title = result or classify_digits(options.output)
     path = options.output / "demo.png"
-    draw(images, top5, title, path)
+    draw(images, captions, top5, title, path)
     for best in top5:
         print("  ".join(f"{name} {score:.1%}" for name, score in best))
     print(f"\nThe picture is in {path.resolve()}")

@@ -35,16 +35,22 @@ def parse_arguments():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common.add_data(parser)
-    parser.add_argument("--split", default="validation", help="default: validation")
+    parser.add_argument(
+        "--split", default="validation", help="of the images (default: %(default)s)"
+    )
     parser.add_argument(
         "--model",
         default="cvt13",
         help=f"{', '.join(common.BUILDERS)} (default: cvt13), or a .keras file",
     )
     parser.add_argument(
-        "--weights", default="imagenet", help="tag, checkpoint or hf://org/repo"
+        "--weights",
+        default="imagenet",
+        help="tag, checkpoint or hf://org/repo (default: %(default)s)",
     )
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="default: %(default)s"
+    )
     common.add_precision(parser)
     parser.add_argument(
         "--benchmark",
@@ -193,4 +199,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -18,22 +18,45 @@ def main():
     parser.add_argument(
         "--weights",
         default="imagenet",
-        help="a published tag, a checkpoint, hf://org/repo, or none",
+        help="a published tag, a checkpoint, hf://org/repo, or none (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--recipe",
         choices=training.FINE_TUNING,
         default="pets",
-        help="length: 20,000 steps imagenet, 10,000 cifar, 500 pets and flowers",
+        help="length: 20,000 steps imagenet, 10,000 cifar, 500 pets and flowers "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd")
-    parser.add_argument("--weight-decay", type=float, default=0.0)
+    parser.add_argument(
+        "--optimizer",
+        choices=("sgd", "adamw"),
+        default="sgd",
+        help="default: %(default)s, the recipe's",
+    )
+    parser.add_argument(
+        "--weight-decay", type=float, default=0.0, help="default: %(default)s"
+    )
     parser.add_argument(
         "--no-crop", action="store_true", help="resize and flip, do not crop at random"
     )
-    parser.add_argument("--freeze", type=int, default=0, metavar="STAGES")
-    parser.add_argument("--layer-decay", type=float, default=1.0)
-    parser.add_argument("--lora", type=int, metavar="RANK")
+    parser.add_argument(
+        "--freeze",
+        type=int,
+        default=0,
+        metavar="STAGES",
+        help="how many stages, from the image on, do not train (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--layer-decay",
+        type=float,
+        default=1.0,
+        help="factor of the learning rate from a block to the one before it (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--lora", type=int, metavar="RANK", help="train matrices of this rank instead"
+    )
     options = parser.parse_args()
 
     recipe = common.override(training.FINE_TUNING[options.recipe], options)
@@ -66,4 +89,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 import keras
@@ -18,21 +19,27 @@ BUILDERS = {
 
 def parser(description):
     """Return a parser of the options that all training programs take."""
-    options = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=description)
     add_data(options)
     options.add_argument(
-        "--model", default="cvt13", help=f"{', '.join(BUILDERS)}, or a config.json"
+        "--model",
+        default="cvt13",
+        help=f"{', '.join(BUILDERS)}, or a config.json (default: %(default)s)",
     )
     options.add_argument(
-        "--output", type=Path, default=Path("run"), help="folder of the run"
+        "--output",
+        type=Path,
+        default=Path("run"),
+        help="folder of the run (default: %(default)s)",
     )
     options.add_argument("--epochs", type=int, help="default: the recipe's length")
     options.add_argument(
-        "--batch-size", type=int, default=128, help="global batch size"
+        "--batch-size",
+        type=int,
+        default=128,
+        help="images a step, on all devices together (default: %(default)s)",
     )
-    options.add_argument("--image-size", type=int, help="default: the recipe's")
+    options.add_argument("--image-size", type=int, help="pixels; default: the recipe's")
     options.add_argument(
         "--learning-rate",
         type=float,
@@ -40,7 +47,12 @@ def parser(description):
     )
     options.add_argument("--warmup-epochs", type=float, help="default: the recipe's")
     add_precision(options)
-    options.add_argument("--distribute", choices=training.DISTRIBUTIONS, default="none")
+    options.add_argument(
+        "--distribute",
+        choices=training.DISTRIBUTIONS,
+        default="none",
+        help="devices to share each batch among (default: %(default)s)",
+    )
     options.add_argument(
         "--cache", action="store_true", help="keep the encoded images in memory"
     )
@@ -56,8 +68,21 @@ def parser(description):
     options.add_argument(
         "--resume", action="store_true", help="go on with the run in --output"
     )
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of weights, order and augmentation (default: %(default)s)",
+    )
     return options
+
+
+def run(main):
+    """Run a program; what is wrong with its options or files is one line."""
+    try:
+        main()
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
 def add_data(options):
@@ -72,7 +97,10 @@ def add_data(options):
 
 def add_precision(options):
     options.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32"
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the computation; weights stay float32 (default: %(default)s)",
     )
 
 
@@ -80,6 +108,11 @@ def builder(name):
     """Return what builds a model, for a published name or a configuration file."""
     if name in BUILDERS:
         return BUILDERS[name]
+    if not Path(name).is_file():
+        raise ValueError(
+            f"Expected --model {', '.join(BUILDERS)}, or the path of a config.json. "
+            f"Received: {name}"
+        )
     return lambda **kwargs: keras_cvt.CvT(
         keras_cvt.CvTConfig.from_json(Path(name)), **kwargs
     )
@@ -133,6 +166,7 @@ def train(options, recipe, build, multipliers=None):
             resume=options.resume,
         )
         model = build(len(images.class_names))
+        model.labels = images.class_names
         history = training.fit(
             model,
             recipe,

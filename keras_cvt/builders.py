@@ -71,7 +71,11 @@ def _build(config, weights, model, overrides, **arguments) -> CvTModel:
     if checkpoint.eval_transform is not None:
         network.eval_transform = _at_input_size(checkpoint.eval_transform, network)
     _, _, _, channels = network.get_layer("preprocessing").output.shape
-    assign.assign(network, checkpoint.with_channels(channels).state, fresh_head=True)
+    loaded = assign.assign(
+        network, checkpoint.with_channels(channels).state, fresh_head=True
+    )
+    if checkpoint.labels and "head.weight" in loaded.loaded:
+        network.labels = checkpoint.labels
     return network
 
 

@@ -254,7 +254,8 @@ def _predict(options):
             for row in results
             for i, entry in enumerate(row["predictions"])
         ]
-        print(render(["image", "label", "score %"], rows))
+        if rows:
+            print(render(["image", "label", "score %"], rows))
     for path, error in unreadable:
         print(f"keras-cvt: skipped {path}: {error}", file=sys.stderr)
     return 1 if unreadable else 0
@@ -284,7 +285,7 @@ def _classifier(options):
     if options.model.endswith(".keras"):
         if options.weights is not None:
             raise ValueError("A .keras file has its own weights; leave out --weights.")
-        model, labels = _with_softmax(_classifier_file(options.model)), ()
+        model = _with_softmax(_classifier_file(options.model))
     else:
         name = options.model if options.model in zoo.MODELS else None
         named = options.weights or "imagenet"
@@ -294,15 +295,13 @@ def _classifier(options):
         model = builders.CvT(
             _config(options.model), weights=checkpoint, classes=checkpoint.classes
         )
-        labels = checkpoint.labels
     classes = model.output.shape[-1]
     if options.labels:
-        labels = _read_labels(options.labels)
-        if len(labels) != classes:
-            raise ValueError(
-                f"Expected {classes} labels, a class each. Received: {len(labels)} in "
-                f"{options.labels}"
-            )
+        try:
+            model.labels = _read_labels(options.labels)
+        except ValueError as error:
+            raise ValueError(f"{error} in {options.labels}") from None
+    labels = model.labels or ()
     if not labels and classes != 1000:
         labels = [f"class {i}" for i in range(classes)]
     return model, list(labels)

@@ -98,7 +98,9 @@ def add_commands(
         metavar="IMAGE",
         help="files or folders to calibrate int8 on (default: the compared images)",
     )
-    command.add_argument("--output", metavar="FOLDER", help="where the files stay")
+    command.add_argument(
+        "--output", metavar="FOLDER", help="new or empty folder where the files stay"
+    )
     command.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="draw speed against agreement"
     )

@@ -151,6 +151,7 @@ def load(
     report = load_checkpoint(model, source.state)
     if source.eval_transform is not None:
         model.eval_transform = source.eval_transform
+    model.labels = source.labels or None
 
     reference_difference = None
     if reference is not None:
@@ -196,6 +197,7 @@ def classifier(model: CvTModel) -> CvTModel:
     )
     assign.assign(classifier, assign.extract(model))
     classifier.eval_transform = model.eval_transform
+    classifier.labels = model.labels
     return classifier
 
 

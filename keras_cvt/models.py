@@ -1,10 +1,12 @@
 """The functional graph of CvT."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import keras
 from keras import layers
 
+from keras_cvt import validation
 from keras_cvt.config import CvTConfig, StageConfig
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.layers import ConvTransformerStage, ImagePreprocessing
@@ -50,6 +52,24 @@ class CvTModel(keras.Model):
         layer = self.get_layer("preprocessing")
         layer.image_size = transform.image_size
         layer.crop_ratio = transform.crop_ratio
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The classes' names, in the order of the outputs, if they are known.
+
+        They are saved with the model, and exported files, pages on the Hub and the
+        command line take them from here. Set a name for each class, or None.
+
+        Raises:
+            ValueError: If their number is not the number of classes.
+        """
+        return self.get_layer("preprocessing").labels
+
+    @labels.setter
+    def labels(self, labels: Sequence[str] | None):
+        if labels is not None:
+            labels = validation.check_labels(labels, self.output.shape[-1])
+        self.get_layer("preprocessing").labels = labels
 
     @property
     def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:

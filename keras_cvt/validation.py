@@ -1,6 +1,7 @@
 """Argument checks shared by the configuration and the layers."""
 
 import math
+from collections.abc import Sequence
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 INITS = ("trunc_norm", "xavier")
@@ -158,3 +159,18 @@ def avg_output_size(
     output = -(-(size + 2 * padding - kernel_size) // stride) + 1
     # PyTorch drops a last window that would start in the right-hand padding.
     return output - 1 if (output - 1) * stride >= size + padding else output
+
+
+def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Return a name for each class.
+
+    Raises:
+        ValueError: If their number is not the number of classes.
+    """
+    # A string is a sequence too, of letters.
+    if isinstance(labels, str) or len(labels) != classes:
+        raise ValueError(
+            f"Expected {classes} labels, a class each. Received: "
+            + (repr(labels) if isinstance(labels, str) else str(len(labels)))
+        )
+    return tuple(map(str, labels))

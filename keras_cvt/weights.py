@@ -225,4 +225,9 @@ def _described(state, layout, json_config, processor, path):
 def _labels(id2label):
     if not isinstance(id2label, Mapping):
         return ()
-    return tuple(str(id2label.get(str(i), f"class {i}")) for i in range(len(id2label)))
+    labels = tuple(
+        str(id2label.get(str(i), f"class {i}")) for i in range(len(id2label))
+    )
+    # What transformers, and we, write where nobody named them.
+    unnamed = tuple(f"LABEL_{i}" for i in range(len(labels)))
+    return () if labels == unnamed else labels

@@ -1,6 +1,8 @@
 """A conversion saves the same network, or nothing."""
 
 import dataclasses
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,18 @@ def test_a_saved_keras_model_takes_pixels_and_gives_probabilities(tmp_path):
     scores = model.predict(np.full((1, 64, 64, 3), 255, "uint8"), verbose=0)
     assert scores.sum() == pytest.approx(1, abs=1e-5)
     assert model.get_layer("preprocessing").normalize
+
+
+def test_the_names_of_the_classes_are_kept_but_for_made_up_ones(tmp_path):
+    folder = tmp_path / "named"
+    shutil.copytree(CHECKPOINTS / "hf_pt", folder)
+    described = json.loads((folder / "config.json").read_text())
+    names = [f"kind {i}" for i in range(len(described["id2label"]))]
+    described["id2label"] = dict(enumerate(names))
+    (folder / "config.json").write_text(json.dumps(described))
+    for source, expected in ((folder, tuple(names)), (CHECKPOINTS / "hf_pt", None)):
+        conversion.convert(source, tmp_path / "x.keras")
+        assert keras.models.load_model(tmp_path / "x.keras").labels == expected
 
 
 def test_the_configuration_beside_a_transformers_file_is_used(tmp_path):

@@ -11,6 +11,7 @@ import keras_cvt
 from keras_cvt import CvTConfig, CvTModel, StageConfig
 from keras_cvt.models import build_model
 from keras_cvt.preprocessing import EvalTransform
+from keras_cvt.weights import Checkpoint
 
 pytestmark = pytest.mark.any_backend
 
@@ -27,6 +28,7 @@ CONFIG = CvTConfig(
 ONE_STAGE = CvTConfig((StageConfig(16, 1, 2, 7, 4, 2, cls_token=True),))
 TRANSFORM = EvalTransform((48, 64), None)
 CLASSES = 5
+NAMES = ["ant", "bee", "cat", "dog", "eel"]
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 32, 40, 3)).astype("float32")
 
 
@@ -440,3 +442,37 @@ def test_cvt_builds_the_config_with_its_overrides():
 def test_the_size_of_the_input_becomes_that_of_the_transform():
     built = keras_cvt.CvT(ONE_STAGE, input_shape=(64, 48, 3))
     assert built.eval_transform == EvalTransform((64, 48), 0.875)
+
+
+def test_labels_survive_saving_cloning_and_fusing(tmp_path):
+    model = build()
+    assert model.labels is None
+    model.labels = NAMES
+    model.save(tmp_path / "m.keras")
+    for other in (
+        keras.models.load_model(tmp_path / "m.keras"),
+        keras.models.clone_model(model),
+        keras_cvt.deploy.fuse(model),
+    ):
+        assert other.labels == tuple(NAMES)
+    model.labels = None
+    assert model.labels is None
+
+
+@pytest.mark.parametrize("labels", [NAMES[:-1], "abcde", []])
+def test_labels_must_be_one_a_class(labels):
+    model = build()
+    with pytest.raises(ValueError, match="Expected 5 labels"):
+        model.labels = labels
+    assert model.labels is None
+
+
+def test_a_fresh_head_has_no_labels_of_the_old_one():
+    old = build()
+    state = keras_cvt.checkpoints.assign.extract(old)
+    checkpoint = Checkpoint(state, "official", labels=tuple(NAMES))
+    same = keras_cvt.CvT(CONFIG, weights=checkpoint, classes=CLASSES)
+    assert same.labels == tuple(NAMES)
+    other = keras_cvt.CvT(CONFIG, weights=checkpoint, classes=3)
+    body = keras_cvt.CvT(CONFIG, weights=checkpoint, include_top=False)
+    assert other.labels is None and body.labels is None

@@ -14,7 +14,7 @@ from keras_cvt.models import CvTModel
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoadReport:
     """What a load did, by official key.
 
@@ -32,14 +32,26 @@ class LoadReport:
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
     def describe_rest(self) -> str:
-        """Return what did not fit, a line an entry."""
-        lines = [f"missing: {key}" for key in self.missing]
+        """Return how much did not fit, and what, a line an entry."""
+        lines = [self._counts()]
+        lines += [f"missing: {key}" for key in self.missing]
         lines += [f"unexpected: {key}" for key in self.unexpected]
         lines += [
             f"wrong shape: {key} is {found}, the model has {expected}"
             for key, expected, found in self.mismatched
         ]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """Return the counts: a network has hundreds of entries."""
+        return f"<LoadReport: {self._counts()}>"
+
+    def _counts(self):
+        return (
+            f"{len(self.loaded)} entries fit, {len(self.missing)} are missing, "
+            f"{len(self.unexpected)} unexpected, "
+            f"{len(self.mismatched)} of a wrong shape"
+        )
 
 
 def official_variables(model: CvTModel) -> dict[str, object]:
@@ -142,7 +154,7 @@ def assign(
         not_fitting -= {"head.weight", "head.bias"}
         if "head.weight" in shapes:
             found = [found for key, _, found in mismatched if key == "head.weight"]
-            head = f"one of {found[0][0]}" if found else "none"
+            head = f"one of {found[0][0]} classes" if found else "none"
     if not_fitting and strict:
         raise CheckpointError(
             f"The checkpoint does not fit {model.name}, which is unchanged:\n"

@@ -70,7 +70,8 @@ def export(
             faster so, and any number otherwise.
         image_size: (height, width), or `"dynamic"`. None means the model's own size,
             or else that of its evaluation transform.
-        labels: A name for each class; None means ImageNet's for 1000 classes.
+        labels: A name for each class; None means `model.labels`, or ImageNet's for
+            1000 classes.
         source_weights: What the metadata says of the weights' origin.
         top: Classes that `classify_encoded` answers with.
 
@@ -247,14 +248,10 @@ def _labels(labels, model, outputs):
     if outputs == "features":
         return None
     classes = model.output.shape[-1]
+    labels = model.labels if labels is None else labels
     if labels is None:
         return imagenet_labels() if classes == 1000 else None
-    labels = [str(label) for label in labels]
-    if len(labels) != classes:
-        raise ValueError(
-            f"Expected {classes} labels, a class each. Received: {len(labels)}"
-        )
-    return labels
+    return list(validation.check_labels(labels, classes))
 
 
 def _write_then_rename(write: Callable[[Path], None], path: Path) -> None:

@@ -14,17 +14,21 @@ from keras_cvt.deploy.processes import export_elsewhere
 from keras_cvt.hub.folder import ARTEFACTS, Artefact
 from keras_cvt.models import CvTModel
 
+_EXPORTS = (
+    "saved_model",
+    "litert",
+    "litert_float16",
+    "litert_dynamic_int8",
+    "litert_int8",
+    "onnx",
+    "openvino",
+)
 # Name -> format and quantization of `keras_cvt.deploy.export`, and the file's name.
 FILES = {
-    "saved_model": ("tf_saved_model", None, "saved_model"),
-    "litert": ("litert", None, "model.tflite"),
-    "litert_float16": ("litert", "float16", "model_float16.tflite"),
-    "litert_dynamic_int8": ("litert", "dynamic_int8", "model_dynamic_int8.tflite"),
-    "litert_int8": ("litert", "int8", "model_int8.tflite"),
-    "onnx": ("onnx", None, "model.onnx"),
+    **{name: deploy.FORMATS[name] for name in _EXPORTS},
+    # A pair of files.
     "openvino": ("openvino", None, "openvino/model.xml"),
 }
-
 
 # As the card calls them.
 _NAMES = {
@@ -68,7 +72,8 @@ def write_artefacts(
         names: Of `"saved_model"`, `"litert"`, `"litert_float16"`,
             `"litert_dynamic_int8"`, `"litert_int8"`, `"onnx"` and `"openvino"`, with
             the extras of `keras_cvt.deploy`.
-        labels: The classes' names, in the order of the outputs.
+        labels: The classes' names, in the order of the outputs; None means
+            `model.labels`.
         source: What the files' metadata says of the weights' origin.
         representative_images: Such as the model takes, (N, H, W, C): `"litert_int8"`
             is calibrated on them, and the files are compared with the model on them

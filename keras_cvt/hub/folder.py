@@ -11,7 +11,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_cvt import builders, conversion, files, image_processors, repository
+from keras_cvt import (
+    builders,
+    conversion,
+    files,
+    image_processors,
+    repository,
+    validation,
+)
 from keras_cvt.checkpoints import layouts, readers, save_checkpoint
 from keras_cvt.checkpoints.assign import assign, extract
 from keras_cvt.hub import card
@@ -74,7 +81,8 @@ def write_folder(
         folder: Where to write: empty, new, or of an earlier call, whose files are
             replaced.
         repo_id: What the card calls it, such as `"org/repo"`.
-        labels: The classes' names, in the order of the outputs.
+        labels: The classes' names, in the order of the outputs; None means
+            `model.labels`.
         artefacts: A folder of exported files (a SavedModel, `.tflite`, `.onnx`) to
             take along; `artefacts.json` in it, a list of `Artefact`'s fields, tells
             how they compared.
@@ -93,11 +101,10 @@ def write_folder(
     """
     folder = Path(folder)
     settings = _settings(model)
-    classes = model.output.shape[-1]
-    if labels is not None and (isinstance(labels, str) or len(labels) != classes):
-        raise ValueError(
-            f"Expected {classes} labels, a class each. Received: labels={labels!r}"
-        )
+    if labels is None:
+        labels = model.labels
+    else:
+        labels = validation.check_labels(labels, model.output.shape[-1])
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     exported = [] if artefacts is None else _exported(Path(artefacts))

@@ -62,7 +62,8 @@ def push(
     Args:
         model: A classifier of `keras_cvt`, with its fine-tuned weights.
         repo_id: Such as `"org/repo"`; made if it does not exist.
-        labels: The classes' names, in the order of the outputs.
+        labels: The classes' names, in the order of the outputs; None means
+            `model.labels`.
         about: What the card says: see `keras_cvt.hub.About`.
         artefacts: A folder of exported files to take along; see `write_folder`.
         private: Whether a repository that is made is private.

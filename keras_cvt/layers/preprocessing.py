@@ -1,5 +1,7 @@
 """From pixels to what the network's first layer expects."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -13,8 +15,9 @@ class ImagePreprocessing(keras.layers.Layer):
     """Normalises RGB images of 0-255, and remembers how they are to be made.
 
     With `normalize=False` the images pass as they are. Either way the layer
-    carries `image_size` and `crop_ratio`, so that a saved, loaded or cloned model
-    still knows the evaluation transform of its weights.
+    carries `image_size`, `crop_ratio` and `labels`, so that a saved, loaded or cloned
+    model still knows the evaluation transform of its weights and what its outputs
+    mean.
 
     Args:
         image_size: (height, width) of the images that the weights were evaluated
@@ -23,6 +26,7 @@ class ImagePreprocessing(keras.layers.Layer):
             if images were resized without a crop.
         normalize: Whether to subtract the ImageNet mean and divide by the ImageNet
             standard deviation, per channel; needs 3 channels.
+        labels: Names of the model's classes, in the order of its outputs, if known.
         **kwargs: Of `keras.layers.Layer`.
 
     Returns:
@@ -37,12 +41,14 @@ class ImagePreprocessing(keras.layers.Layer):
         image_size: tuple[int, int] = (224, 224),
         crop_ratio: float | None = 0.875,
         normalize: bool = True,
+        labels: Sequence[str] | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.image_size = tuple(image_size)
         self.crop_ratio = crop_ratio
         self.normalize = normalize
+        self.labels = None if labels is None else tuple(labels)
 
     def build(self, input_shape):
         if self.normalize and input_shape[-1] != len(IMAGENET_MEAN):
@@ -70,4 +76,5 @@ class ImagePreprocessing(keras.layers.Layer):
             "image_size": self.image_size,
             "crop_ratio": self.crop_ratio,
             "normalize": self.normalize,
+            "labels": self.labels,
         }

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 # From `check_values` up to the line that called `preprocess_input`.
-_CALLER = 5
+_CALLER = 6
 
 
 def is_tensorflow(images: Any) -> bool:

@@ -57,7 +57,8 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
         FileNotFoundError: If a path does not exist.
         TypeError: If `images` or `model_or_weights` is of a type not named above.
         ValueError: If an image is empty, unreadable or not (H, W, C), holds values
-            that are not finite or integers outside 0-255, or if the tag is unknown.
+            that are not finite or integers outside 0-255, or has not the model's
+            channels, or if the tag is unknown.
 
     Warns:
         UserWarning: If floats look normalised already (negative, or none above 1)
@@ -76,7 +77,18 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
     Reference:
         `build_transforms` of the official `lib/dataset/transformas/build.py`.
     """
-    transform = _eval_transform(model_or_weights)
+    transformed = _transformed(images, _eval_transform(model_or_weights))
+    taken = getattr(getattr(model_or_weights, "input", None), "shape", (None,))[-1]
+    given = transformed.shape[-1]
+    if None not in (taken, given) and given != taken:
+        raise ValueError(
+            f"Expected images of {taken} channels, as the model takes. "
+            f"Received: {given} channels"
+        )
+    return transformed
+
+
+def _transformed(images, transform):
     if is_tensorflow(images):
         return transform_tensor(images, transform)
     if isinstance(images, (list, tuple)):

@@ -116,6 +116,7 @@ def test_labels_and_transform_come_along(pushed, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert hub.load_labels(REPO) == tuple(hub_models.LABELS)
     loaded = hub.load(REPO)
+    assert loaded.labels == tuple(hub_models.LABELS)
     assert loaded.eval_transform == model.eval_transform
     assert loaded.cvt_config == model.cvt_config
     assert loaded.name == "tiny"
@@ -124,7 +125,9 @@ def test_labels_and_transform_come_along(pushed, monkeypatch, tmp_path):
 
 def test_a_model_pushed_again_unchanged_makes_no_commit(pushed):
     server, model, report = pushed
-    again = hub.push(model, REPO, labels=hub_models.LABELS)
+    # The labels given by name before are the model's own now.
+    model.labels = hub_models.LABELS
+    again = hub.push(model, REPO)
     assert again.commit == report.commit
 
 

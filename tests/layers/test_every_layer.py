@@ -152,7 +152,12 @@ CASES = {
     ),
     "ImagePreprocessing": Case(
         layers.ImagePreprocessing,
-        {"image_size": (32, 48), "crop_ratio": None, "normalize": True},
+        {
+            "image_size": (32, 48),
+            "crop_ratio": None,
+            "normalize": True,
+            "labels": ("ant", "bee"),
+        },
         (2, 9, 12, 3),
         (2, 9, 12, 3),
     ),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_cvt
 from keras_cvt.preprocessing import (
     EvalTransform,
     preprocess_input,
@@ -314,6 +315,17 @@ def test_a_model_is_asked_for_its_transform():
     image = np.asarray(photo("coffee.png", size=(90, 70)))
     result = preprocess_input(image, ModelWithTransform())
     np.testing.assert_array_equal(result, preprocess_input(image, SQUASH_384))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_channels_than_the_models_are_refused(channels):
+    config = keras_cvt.CvTConfig((keras_cvt.StageConfig(8, 1, 1, 7, 4, 2),))
+    model = keras_cvt.CvT(config)
+    images = np.full((40, 40, channels), 100, "uint8")
+    for given in (images, [images], keras.ops.convert_to_tensor(images)):
+        with pytest.raises(ValueError, match=f"of 3 channels.*{channels} channels"):
+            keras_cvt.preprocess_input(given, model)
+    assert keras_cvt.preprocess_input(images[..., :1].repeat(3, -1), model).size
 
 
 def test_a_model_without_a_transform_is_refused():

@@ -91,10 +91,11 @@ def classify_digits(folder):
     print(f"Accuracy on {len(x_test)} digits that it has not seen: {accuracy:.1%}")
 
     wrong = list(np.flatnonzero(scores.argmax(-1) != y_test)[:2])
-    right = [np.flatnonzero(y_test == digit)[0] for digit in range(10)]
-    shown = wrong + [i for i in right if i not in wrong][: 8 - len(wrong)]
+    correct = scores.argmax(-1) == y_test
+    right = [np.flatnonzero(correct & (y_test == digit))[:1] for digit in range(10)]
+    shown = [*wrong, *np.concatenate(right)][:8]
     captions = [
-        f"{y_test[i]}, taken for {scores[i].argmax()}" if i in wrong else str(y_test[i])
+        str(y_test[i]) if correct[i] else f"{y_test[i]}, taken for {scores[i].argmax()}"
         for i in shown
     ]
     top5 = [

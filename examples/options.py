@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+import traceback
 from pathlib import Path
 
 import keras
@@ -78,10 +79,15 @@ def parser(description):
 
 
 def run(main):
-    """Run a program; what is wrong with its options or files is one line."""
+    """Run a program; what it or keras_cvt refuses is a message without traceback."""
     try:
         main()
     except (ValueError, OSError, ImportError) as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        ours = Path(keras_cvt.__file__).parent, Path(__file__).parent
+        # Of anything deeper the traceback is needed.
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in ours):
+            raise
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 
@@ -166,7 +172,6 @@ def train(options, recipe, build, multipliers=None):
             resume=options.resume,
         )
         model = build(len(images.class_names))
-        model.labels = images.class_names
         history = training.fit(
             model,
             recipe,

@@ -166,10 +166,15 @@ def _with_softmax(model):
             "Images come as pixels of 0-255; this model was built with "
             "`include_preprocessing=False` and takes normalised ones."
         )
-    if model.layers[-1].activation is not keras.activations.softmax:
-        outputs = keras.layers.Softmax(name="softmax", dtype="float32")(model.output)
-        return type(model)(model.input, outputs, name=model.name)
-    return model
+    head = model.layers[-1]
+    if head.activation is not keras.activations.linear:
+        return model
+    with_softmax = type(head).from_config(
+        {**head.get_config(), "activation": keras.activations.softmax}
+    )
+    outputs = with_softmax(head.input)
+    with_softmax.set_weights(head.get_weights())
+    return type(model)(model.input, outputs, name=model.name)
 
 
 def _positive(text):
@@ -279,8 +284,9 @@ def _image_paths(names):
 
 
 def _classifier(options):
-    """Return the model, softmax on top, and the names of its classes."""
+    """Return the model, with a softmax, and the names of its classes."""
     from keras_cvt import builders, weights, zoo
+    from keras_cvt.preprocessing.predictions import imagenet_labels
 
     if options.model.endswith(".keras"):
         if options.weights is not None:
@@ -302,7 +308,9 @@ def _classifier(options):
         except ValueError as error:
             raise ValueError(f"{error} in {options.labels}") from None
     labels = model.labels or ()
-    if not labels and classes != 1000:
+    if list(labels) == imagenet_labels():
+        labels = ()  # Their wnids are shown with them.
+    elif not labels and classes != 1000:
         labels = [f"class {i}" for i in range(classes)]
     return model, list(labels)
 

@@ -6,7 +6,7 @@ Every architecture number of the project stands here.
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -308,7 +308,11 @@ class CvTConfig:
         )
 
     def to_transformers(
-        self, classes: int = 1000, channels: int = 3, image_size: int = 224
+        self,
+        classes: int = 1000,
+        channels: int = 3,
+        image_size: int = 224,
+        labels: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Return what transformers' `config.json` holds for this network.
 
@@ -316,6 +320,7 @@ class CvTConfig:
             classes: Number of classes of the head.
             channels: Number of image channels.
             image_size: Height and width of the images, in pixels.
+            labels: A name for each class; None means `LABEL_0` and so on.
 
         Returns:
             A dict of JSON types. `activation` and `init` are ours; transformers
@@ -333,14 +338,14 @@ class CvTConfig:
             theirs: [getattr(stage, ours) for stage in self.stages]
             for ours, theirs in _TRANSFORMERS_FIELDS.items()
         }
-        labels = {str(i): f"LABEL_{i}" for i in range(classes)}
+        names = labels or [f"LABEL_{i}" for i in range(classes)]
         return {
             "architectures": ["CvtForImageClassification"],
             "model_type": "cvt",
             "num_channels": channels,
             "image_size": image_size,
-            "id2label": labels,
-            "label2id": {label: int(i) for i, label in labels.items()},
+            "id2label": {str(i): name for i, name in enumerate(names)},
+            "label2id": {name: i for i, name in enumerate(names)},
             "activation": self.activation,
             "init": self.init,
             **lists,

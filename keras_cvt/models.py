@@ -58,18 +58,27 @@ class CvTModel(keras.Model):
         """The classes' names, in the order of the outputs, if they are known.
 
         They are saved with the model, and exported files, pages on the Hub and the
-        command line take them from here. Set a name for each class, or None.
+        command line take them from here. `weights=` brings them, training sets them,
+        `load_checkpoint` leaves them alone. Set a name for each class, or None.
 
         Raises:
-            ValueError: If their number is not the number of classes.
+            ValueError: If they are set and not one for each class, or if the model
+                has no classes.
         """
-        return self.get_layer("preprocessing").labels
+        labels = self.get_layer("preprocessing").labels
+        # A new head may have been put on the layers of an old one.
+        return None if labels is None or len(labels) != self._classes else labels
 
     @labels.setter
     def labels(self, labels: Sequence[str] | None):
         if labels is not None:
-            labels = validation.check_labels(labels, self.output.shape[-1])
+            labels = validation.check_labels(labels, self._classes)
         self.get_layer("preprocessing").labels = labels
+
+    @property
+    def _classes(self):
+        shape = getattr(self.output, "shape", ())
+        return shape[-1] if len(shape) == 2 else 0
 
     @property
     def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:

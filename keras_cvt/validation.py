@@ -1,7 +1,7 @@
 """Argument checks shared by the configuration and the layers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 INITS = ("trunc_norm", "xavier")
@@ -165,12 +165,14 @@ def check_labels(labels: Sequence[str], classes: int) -> tuple[str, ...]:
     """Return a name for each class.
 
     Raises:
-        ValueError: If their number is not the number of classes.
+        ValueError: If they are not a sequence, or their number is not the number of
+            classes.
     """
-    # A string is a sequence too, of letters.
-    if isinstance(labels, str) or len(labels) != classes:
+    # A string is a sequence too, of letters; the others have no order of classes.
+    unordered = isinstance(labels, (str, Mapping, Set))
+    if unordered or len(labels) != classes:
         raise ValueError(
-            f"Expected {classes} labels, a class each. Received: "
-            + (repr(labels) if isinstance(labels, str) else str(len(labels)))
+            f"Expected {classes} labels, a class each, in the order of the outputs. "
+            f"Received: {len(labels)}, {labels!r:.80}"
         )
     return tuple(map(str, labels))

@@ -14,6 +14,7 @@ from keras_cvt.checkpoints import layouts, readers
 from keras_cvt.config import CvTConfig
 from keras_cvt.errors import CheckpointError
 from keras_cvt.eval_transform import EvalTransform
+from keras_cvt.preprocessing.predictions import imagenet_labels
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ def _published(path, record):
         # Although transformers runs its copies with GELU.
         activation="quick_gelu",
         config=zoo.MODELS[record.model],
+        labels=tuple(imagenet_labels()),
     )
 
 
@@ -195,7 +197,7 @@ def _described(state, layout, json_config, processor, path):
             eval_transform=settings.eval_transform,
             activation=settings.config.activation,
             config=settings.config,
-            labels=_labels(json_config.get("id2label")),
+            labels=_labels(json_config.get("id2label"), state, path),
             settings=settings,
         )
     if not layout.startswith("transformers"):
@@ -218,16 +220,20 @@ def _described(state, layout, json_config, processor, path):
         eval_transform=repository.read_transform(json_config, processor),
         activation=activation,
         config=config,
-        labels=_labels(json_config.get("id2label")),
+        labels=_labels(json_config.get("id2label"), state, path),
     )
 
 
-def _labels(id2label):
-    if not isinstance(id2label, Mapping):
+def _labels(id2label, state, path):
+    head = state.get("head.weight")
+    if not isinstance(id2label, Mapping) or head is None:
         return ()
-    labels = tuple(
-        str(id2label.get(str(i), f"class {i}")) for i in range(len(id2label))
-    )
-    # What transformers, and we, write where nobody named them.
-    unnamed = tuple(f"LABEL_{i}" for i in range(len(labels)))
-    return () if labels == unnamed else labels
+    if len(id2label) != len(head):
+        logger.warning(
+            "%s has %d classes, but its config.json names %d: the names are left out.",
+            path,
+            len(head),
+            len(id2label),
+        )
+        return ()
+    return tuple(str(id2label.get(str(i), f"class {i}")) for i in range(len(id2label)))

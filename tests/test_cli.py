@@ -3,11 +3,15 @@
 import json
 
 import golden
+import keras
+import numpy as np
 import pytest
 from PIL import Image
 
 import keras_cvt
+from keras_cvt import CvTConfig, StageConfig
 from keras_cvt.cli import main
+from keras_cvt.preprocessing import EvalTransform
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 
@@ -85,6 +89,33 @@ def test_a_wrong_number_of_labels_is_refused(capsys, photos, config_path):
     extra = ["--labels", str(labels)]
     assert predict(config_path, str(photos / "0.png"), extra=extra) == 1
     assert "Expected 10 labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_a_keras_file_brings_its_classes_names(capsys, photos, tmp_path, activation):
+    config = CvTConfig((StageConfig(8, 1, 1, 7, 4, 2, cls_token=True),))
+    model = keras_cvt.CvT(config, classes=3, classifier_activation=activation)
+    model.labels = ["daisy", "rose", "tulip"]
+    model.eval_transform = EvalTransform((64, 64), None)
+    file = str(tmp_path / "m.keras")
+    model.save(file)
+    images = [str(photos / "0.png")]
+    assert main(["predict", *images, "--model", file, "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert {p["label"] for p in result["predictions"]} == set(model.labels)
+    pixels = keras_cvt.preprocess_input(images[0], model)
+    scores = model.predict(pixels, verbose=0)[0]
+    if activation is None:
+        scores = np.exp(scores) / np.exp(scores).sum()
+    for prediction in result["predictions"]:
+        index = model.labels.index(prediction["label"])
+        assert prediction["score"] == pytest.approx(scores[index], abs=1e-5)
+    if keras.backend.backend() == "tensorflow":
+        out = str(tmp_path / "exported")
+        assert main(["export", file, out, "--no-verify"]) == 0
+        metadata = keras_cvt.deploy.read_metadata(out)
+        assert metadata["labels"] == list(model.labels)
+        assert metadata["outputs"] == "probabilities"
 
 
 def test_convert_prints_what_it_compared(capsys, tmp_path, config_path):

@@ -52,16 +52,25 @@ def test_a_saved_keras_model_takes_pixels_and_gives_probabilities(tmp_path):
     assert model.get_layer("preprocessing").normalize
 
 
-def test_the_names_of_the_classes_are_kept_but_for_made_up_ones(tmp_path):
+def test_the_names_of_the_classes_are_kept(tmp_path, caplog):
     folder = tmp_path / "named"
     shutil.copytree(CHECKPOINTS / "hf_pt", folder)
     described = json.loads((folder / "config.json").read_text())
     names = [f"kind {i}" for i in range(len(described["id2label"]))]
     described["id2label"] = dict(enumerate(names))
     (folder / "config.json").write_text(json.dumps(described))
-    for source, expected in ((folder, tuple(names)), (CHECKPOINTS / "hf_pt", None)):
-        conversion.convert(source, tmp_path / "x.keras")
-        assert keras.models.load_model(tmp_path / "x.keras").labels == expected
+    conversion.convert(folder, tmp_path / "x.keras")
+    assert keras.models.load_model(tmp_path / "x.keras").labels == tuple(names)
+    conversion.convert(folder, tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert list(again["id2label"].values()) == names
+    assert again["label2id"] == {name: i for i, name in enumerate(names)}
+
+    described["id2label"] = {"0": "alone"}
+    (folder / "config.json").write_text(json.dumps(described))
+    conversion.convert(folder, tmp_path / "x.keras")
+    assert "10 classes, but its config.json names 1" in caplog.text
+    assert keras.models.load_model(tmp_path / "x.keras").labels is None
 
 
 def test_the_configuration_beside_a_transformers_file_is_used(tmp_path):

@@ -35,6 +35,17 @@ def run(program, *arguments):
     )
 
 
+def test_a_wrong_option_is_a_message_without_a_traceback(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    for arguments, message in (
+        (["--data", tmp_path, "--model", "cvt14"], "Expected --model cvt13"),
+        (["--data", tmp_path / "nowhere"], "neither a folder nor a data set"),
+    ):
+        result = run("train.py", *arguments)
+        assert result.returncode == 1 and message in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 @pytest.fixture(scope="module")
 def validation(tmp_path_factory):
     """A model of 8 classes, images named as ImageNet's, and its scores for them."""

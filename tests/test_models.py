@@ -459,7 +459,23 @@ def test_labels_survive_saving_cloning_and_fusing(tmp_path):
     assert model.labels is None
 
 
-@pytest.mark.parametrize("labels", [NAMES[:-1], "abcde", []])
+def test_a_model_that_has_no_such_classes_has_no_labels():
+    model = build()
+    model.labels = NAMES
+    features = model.get_layer("norm").output
+    head = keras.layers.Dense(3, name="head")(features)
+    assert CvTModel(model.input, head).labels is None
+    for output in (model.stages[0].output, model.pyramid_outputs):
+        other = CvTModel(model.input, output)
+        assert other.labels is None
+        with pytest.raises(ValueError, match="Expected 0 labels"):
+            other.labels = NAMES
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [NAMES[:-1], "abcde", [], dict(enumerate(NAMES)), set(NAMES)],
+)
 def test_labels_must_be_one_a_class(labels):
     model = build()
     with pytest.raises(ValueError, match="Expected 5 labels"):

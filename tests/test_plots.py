@@ -33,6 +33,7 @@ def plot_benchmark(path):
         max_difference=1e-6,
         mean_difference=1e-7,
         cosine=1.0,
+        overall_cosine=1.0,
         top1_agreement=1.0,
         top5_agreement=None,
         size_bytes=1000,

@@ -163,6 +163,7 @@ def _transformers_config(model, state):
         classes=0 if head is None else head.shape[0],
         channels=first.shape[1],
         image_size=model.eval_transform.image_size[0],
+        labels=model.labels,
     )
 
 

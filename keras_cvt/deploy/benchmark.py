@@ -66,7 +66,8 @@ def benchmark(
             TensorFlow's count is set for the whole process, not here.
         representative_images: What `litert_int8` is calibrated on; None means
             `images`.
-        labels: A name for each class, for the files' metadata.
+        labels: A name for each class, for the files' metadata; None means
+            `model.labels`.
         source_weights: What the metadata says of the weights' origin.
         progress: Called with each format's name before its turn.
 

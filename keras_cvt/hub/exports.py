@@ -73,7 +73,7 @@ def write_artefacts(
             `"litert_dynamic_int8"`, `"litert_int8"`, `"onnx"` and `"openvino"`, with
             the extras of `keras_cvt.deploy`.
         labels: The classes' names, in the order of the outputs; None means
-            `model.labels`.
+            `model.labels`, or ImageNet's for 1000 classes.
         source: What the files' metadata says of the weights' origin.
         representative_images: Such as the model takes, (N, H, W, C): `"litert_int8"`
             is calibrated on them, and the files are compared with the model on them

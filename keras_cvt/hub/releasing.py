@@ -15,7 +15,6 @@ from keras_cvt.hub.exports import check_names, write_artefacts
 from keras_cvt.hub.folder import write_folder
 from keras_cvt.hub.upload import upload_folder
 from keras_cvt.preprocessing import preprocess_input
-from keras_cvt.preprocessing.predictions import imagenet_labels
 
 logger = logging.getLogger(__name__)
 
@@ -119,19 +118,18 @@ def release(
         # From now on the folder is no longer what an earlier record says.
         record.unlink(missing_ok=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        model, labels, compared = _compared(
+        model, compared = _compared(
             checkpoint, config, activation, reference, tolerance
         )
         published = _published(checkpoint)
         if published is not None:
-            labels, about = imagenet_labels(), about or _about(published)
+            about = about or _about(published)
         artefacts = folder.with_name(folder.name + "-artefacts") if exports else None
         if exports:
             write_artefacts(
                 model,
                 artefacts,
                 exports,
-                labels=labels,
                 source=str(checkpoint),
                 representative_images=_images(representative, model),
             )
@@ -139,7 +137,6 @@ def release(
             model,
             folder,
             repo_id=repo_id,
-            labels=labels,
             artefacts=artefacts,
             about=about,
             reference_difference=compared[1],
@@ -237,7 +234,7 @@ def _images(paths, model):
 
 
 def _compared(checkpoint, config, activation, reference, tolerance):
-    """Return the classifier, its labels, and what it agrees with and how far.
+    """Return the classifier, and what it agrees with and how far.
 
     Nothing else of the conversion is left: of the largest network that is gigabytes.
     """
@@ -253,7 +250,7 @@ def _compared(checkpoint, config, activation, reference, tolerance):
                 "transformers",
                 conversion.compare(done.logits, logits, _PEER_TOLERANCE, what),
             )
-    return conversion.classifier(done.model), done.source.labels or None, compared
+    return conversion.classifier(done.model), compared
 
 
 def _published(checkpoint):

@@ -65,6 +65,7 @@ def fit(
     batch_size = recipe.batch_size if batch_size is None else batch_size
     size = (recipe.image_size, recipe.image_size)
     _check(model, recipe, training, validation)
+    model.labels = training.class_names
     if run.finished:
         logger.warning("%s is a finished run: nothing is trained again.", run.folder)
         last = keras.models.load_model(run.last, compile=False)

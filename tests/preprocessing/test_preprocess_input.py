@@ -325,7 +325,8 @@ def test_other_channels_than_the_models_are_refused(channels):
     for given in (images, [images], keras.ops.convert_to_tensor(images)):
         with pytest.raises(ValueError, match=f"of 3 channels.*{channels} channels"):
             keras_cvt.preprocess_input(given, model)
-    assert keras_cvt.preprocess_input(images[..., :1].repeat(3, -1), model).size
+    as_rgb = images[..., :1].repeat(3, -1)
+    assert keras_cvt.preprocess_input(as_rgb, model).shape == (1, 224, 224, 3)
 
 
 def test_a_model_without_a_transform_is_refused():

@@ -24,9 +24,18 @@ class Runtime:
     batch_size: int | None
     call: Callable[[np.ndarray], list[np.ndarray]]
 
+    def images_a_call(self, images: np.ndarray) -> int:
+        """Return how many of these images (N, H, W, C) go into one call.
+
+        Where any number does: 8 of 224 x 224, and fewer of larger ones, whose
+        attention takes gigabytes.
+        """
+        height, width = images.shape[1:3]
+        return self.batch_size or min(8, max(1, 8 * 224**2 // (height * width)))
+
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """Return the outputs of any number of images."""
-        size = self.batch_size or 8
+        size = self.images_a_call(images)
         parts = []
         for start in range(0, len(images), size):
             batch = images[start : start + size]

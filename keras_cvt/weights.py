@@ -129,6 +129,7 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
 def _published(path, record):
     """Read published weights in whatever layout they are."""
     state, layout = layouts.to_official(readers.read_checkpoint(path))
+    labels = tuple(imagenet_labels())
     return Checkpoint(
         state,
         layout,
@@ -136,7 +137,8 @@ def _published(path, record):
         # Although transformers runs its copies with GELU.
         activation="quick_gelu",
         config=zoo.MODELS[record.model],
-        labels=tuple(imagenet_labels()),
+        # A stand-in may have another head.
+        labels=labels if len(state.get("head.weight", ())) == len(labels) else (),
     )
 
 

@@ -233,10 +233,13 @@ def evaluation_batches(
     )
     items = _cached(read(items) if read_late else items, cache, source, part)
 
+    # Without the model: what it takes is compared below, size and channels at once.
+    transform = getattr(model_or_weights, "eval_transform", model_or_weights)
+
     # AutoGraph, which none of it needs, would wrap errors about the arguments.
     @tf.autograph.experimental.do_not_convert
     def transformed(encoded, label):
-        image = preprocess_input(decode(encoded, channels), model_or_weights)
+        image = preprocess_input(decode(encoded, channels), transform)
         return image, _one_hot(label, source)
 
     images = items.map(transformed, **parallel())

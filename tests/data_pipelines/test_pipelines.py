@@ -434,7 +434,7 @@ def test_a_model_for_other_images_is_refused(source):
     config = CvTConfig(stages=(stage,))
     model = CvT(config, classes=3, input_shape=(32, 32, 3), weights=None)
     assert len(data.evaluation_batches(source, model, 8)) == 4
-    with pytest.raises(ValueError, match="of 3 channels.* 1 channels"):
+    with pytest.raises(ValueError, match=r"make \(32, 32, 1\)"):
         data.evaluation_batches(source, model, 8, channels=1)
     model.get_layer("preprocessing").image_size = (48, 32)
     with pytest.raises(ValueError, match=r"takes images of \(32, 32, 3\)"):

@@ -107,7 +107,7 @@ def served(files):
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *_):
-            pass
+            """Keep the requests out of the program's output."""
 
         def do_HEAD(self):
             self.do_GET()

@@ -176,6 +176,9 @@ def test_exported_files_of_a_page_run_in_their_own_runtimes(
     run(DOWNLOAD.format(repo=REPO, folder=str(page)), server, tmp_path / "elsewhere")
     model = hub.load(REPO)
     images = deploy.made_up_images(*model.eval_transform.image_size, 3)
+    for name in ("saved_model", "model.tflite", "model.onnx"):
+        result = deploy.verify(model, page / name, images)
+        assert result.passed and result.max_difference < 1e-4
     # A LiteRT file takes one.
     images = images[:1].astype("float32")
     expected = model.predict(images, verbose=0)

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cvt import validation
 from keras_cvt.data.augmentation_boxes import inside_box, random_crop, random_erasing
 from keras_cvt.data.rand_augment import rand_augment
+from keras_cvt.preprocessing.tensors import resize_tensor
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -193,7 +194,8 @@ def augment_image(
         image = random_crop(
             image, augmentation.crop_scale, augmentation.crop_aspect, crop_seed
         )
-    image = tf.image.resize(image, (height, width), "bicubic", antialias=True)
+    channels = image.shape[-1]
+    image = tf.ensure_shape(resize_tensor(image, image_size), (*image_size, channels))
     image = tf.clip_by_value(image, 0.0, 255.0)
     if padding := augmentation.crop_padding:
         shape = image.shape

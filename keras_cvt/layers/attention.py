@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_cvt import validation
 from keras_cvt.layers import initializers
+from keras_cvt.layers.class_token import split_token
 from keras_cvt.layers.conv_projection import ConvProjection
 from keras_cvt.layers.quantizable import Quantizable
 
@@ -173,7 +174,7 @@ class ConvAttention(Quantizable):
     def call(self, inputs, height, width):
         self._check_length(inputs, height, width)
         if self.cls_token:
-            token, tokens = inputs[:, :1], inputs[:, 1:]
+            token, tokens = split_token(inputs)
         else:
             token, tokens = None, inputs
         feature_map = ops.reshape(tokens, (-1, height, width, self.embed_dim))

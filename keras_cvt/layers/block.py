@@ -6,6 +6,7 @@ from keras_cvt import validation
 from keras_cvt.layers.attention import ConvAttention
 from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.mlp import MLP
+from keras_cvt.layers.norms import LayerNorm
 from keras_cvt.layers.quantizable import Quantizable
 
 
@@ -113,9 +114,7 @@ class ConvTransformerBlock(Quantizable):
         )
 
     def _norm(self, name):
-        return keras.layers.LayerNormalization(
-            epsilon=1e-5, dtype=self.dtype_policy, name=name
-        )
+        return LayerNorm(dtype=self.dtype_policy, name=name)
 
     def linear_layers(self) -> list[keras.layers.Dense]:
         return [*self.attn.linear_layers(), *self.mlp.linear_layers()]

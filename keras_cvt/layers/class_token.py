@@ -37,3 +37,12 @@ class ClassToken(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         batch, tokens, channels = input_shape
         return (batch, None if tokens is None else tokens + 1, channels)
+
+
+def split_token(x):
+    """Return the class token (B, 1, C) and the other tokens of x (B, T, C)."""
+    if x.shape[1] is None:
+        return x[:, :1], x[:, 1:]
+    # Its gradient joins both; those of slices fill up with zeros, and are added.
+    token, tokens = ops.split(x, [1], axis=1)
+    return token, tokens

@@ -4,6 +4,7 @@ import keras
 
 from keras_cvt import validation
 from keras_cvt.layers import initializers
+from keras_cvt.layers.norms import LayerNorm
 from keras_cvt.layers.padding import pad_map
 
 
@@ -51,9 +52,7 @@ class ConvEmbed(keras.layers.Layer):
         self.patch_size = patch_size
         self.patch_stride = patch_stride
         self.patch_padding = patch_padding
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=1e-5, dtype=self.dtype_policy, name="norm"
-        )
+        self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
         channels = input_shape[-1]

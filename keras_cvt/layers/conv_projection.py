@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_cvt import validation
 from keras_cvt.layers import initializers
+from keras_cvt.layers.norms import BatchNorm
 from keras_cvt.layers.padding import pad_map
 
 
@@ -71,10 +72,7 @@ class ConvProjection(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="conv",
         )
-        # PyTorch's momentum of 0.1 weighs the new value, Keras's 0.9 the old one.
-        self.bn = keras.layers.BatchNormalization(
-            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name="bn"
-        )
+        self.bn = BatchNorm(dtype=self.dtype_policy, name="bn")
         channels_only = (None, None, None, input_shape[-1])
         self.conv.build(channels_only)
         self.bn.build(channels_only)

@@ -4,17 +4,19 @@ import keras
 from keras import ops
 
 from keras_cvt import validation
-from keras_cvt.layers import initializers
+from keras_cvt.layers import gradients, initializers
 from keras_cvt.layers.quantizable import Quantizable
 
 
-def quick_gelu(x):
+def quick_gelu(x, training=None):
     """Return `x * sigmoid(1.702 x)`, the official `QuickGELU`."""
+    if gradients.by_hand(training):
+        return gradients.quick_gelu(x)
     # As SiLU it keeps one tensor less for the gradient.
     return ops.silu(1.702 * x) * (1 / 1.702)
 
 
-def gelu(x):
+def gelu(x, training=None):
     """Return the exact GELU, by the error function."""
     return ops.gelu(x, approximate=False)
 
@@ -84,10 +86,10 @@ class MLP(Quantizable):
         self.fc1.build(input_shape)
         self.fc2.build((*input_shape[:-1], self.fc1.units))
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         # Two axes let TensorFlow fuse a Dense layer's product and bias.
         x = self.fc1(ops.reshape(inputs, (-1, inputs.shape[-1])))
-        x = self.dropout(_ACTIVATIONS[self.activation](x))
+        x = self.dropout(_ACTIVATIONS[self.activation](x, training))
         x = self.dropout(self.fc2(x))
         return ops.reshape(x, (-1, *ops.shape(inputs)[1:-1], self.embed_dim))
 

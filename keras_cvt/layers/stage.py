@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_cvt.config import StageConfig
 from keras_cvt.layers.block import ConvTransformerBlock
-from keras_cvt.layers.class_token import ClassToken
+from keras_cvt.layers.class_token import ClassToken, split_token
 from keras_cvt.layers.conv_embed import ConvEmbed
 from keras_cvt.layers.quantizable import Quantizable
 
@@ -191,7 +191,9 @@ class ConvTransformerStage(Quantizable):
         channels = self.config.embed_dim
         if not self.config.cls_token:
             return ops.reshape(x, (-1, height, width, channels))
-        return ops.reshape(x[:, 1:], (-1, height, width, channels)), x[:, 0]
+        token, tokens = split_token(x)
+        feature_map = ops.reshape(tokens, (-1, height, width, channels))
+        return feature_map, token[:, 0]
 
     def compute_output_shape(self, input_shape):
         map_shape = self.patch_embed.compute_output_shape(input_shape)

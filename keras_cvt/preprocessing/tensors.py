@@ -37,7 +37,7 @@ def transform_tensor(images: Any, transform: EvalTransform) -> "tf.Tensor":
         [height, new_width],
     )
     for size in (first, [new_height, new_width]):
-        images = tf.image.resize(images, size, "bicubic", antialias=True)
+        images = resize_tensor(images, size)
         images = tf.clip_by_value(images, 0.0, 255.0)
         images = tf.floor(images + 0.5) if rounds else images
 
@@ -46,6 +46,21 @@ def transform_tensor(images: Any, transform: EvalTransform) -> "tf.Tensor":
     images = tf.image.crop_to_bounding_box(images, top, left, *transform.image_size)
     images.set_shape([None, *transform.image_size, None])
     return images[0] if single else images
+
+
+def resize_tensor(images: "tf.Tensor", size: Any) -> "tf.Tensor":
+    """Resize (..., H, W, C) by antialiased bicubic interpolation, to float32.
+
+    Images of that size already are left alone, which is the same and costs nothing.
+    """
+    import tensorflow as tf
+
+    images = tf.cast(images, "float32")
+    return tf.cond(
+        tf.reduce_all(tf.shape(images)[-3:-1] == size),
+        lambda: images,
+        lambda: tf.image.resize(images, size, "bicubic", antialias=True),
+    )
 
 
 def _checked_tensor(images: Any) -> "tf.Tensor":

@@ -1,0 +1,88 @@
+"""Keras's norms over the channels, faster to train on TensorFlow."""
+
+import keras
+from keras import ops
+
+from keras_cvt.layers import gradients
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt")
+class LayerNorm(keras.layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` of the last axis, with PyTorch's epsilon.
+
+    Args:
+        epsilon: Added to the variance.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Returns:
+        A tensor of the input's shape.
+
+    Reference:
+        "Layer Normalization", arXiv 1607.06450.
+    """
+
+    def __init__(self, epsilon: float = 1e-5, **kwargs):
+        super().__init__(epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None):
+        if not gradients.by_hand(training):
+            return super().call(inputs)
+        rows = _rows(inputs)
+        gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
+        rows = gradients.layer_norm(rows, gamma, beta, self.epsilon)
+        return ops.cast(ops.reshape(rows, ops.shape(inputs)), self.compute_dtype)
+
+    def get_config(self):
+        return _config(super().get_config(), "epsilon")
+
+
+@keras.saving.register_keras_serializable(package="keras_cvt")
+class BatchNorm(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` of the last axis, with PyTorch's constants.
+
+    As Keras's, it keeps a moving average of the batches' own variance; PyTorch's is
+    larger by n / (n - 1), where n counts the positions of a batch.
+
+    Args:
+        momentum: Weight of the old statistics, which is 1 minus PyTorch's momentum.
+        epsilon: Added to the variance.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Returns:
+        A tensor of the input's shape.
+
+    Reference:
+        "Batch Normalization", arXiv 1502.03167.
+    """
+
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs, training=None):
+        # Frozen, it normalises by its moving statistics.
+        if not (self.trainable and gradients.by_hand(training)):
+            return super().call(inputs, training=training)
+        rows = _rows(inputs)
+        mean, variance = ops.moments(ops.stop_gradient(rows), axes=(0,))
+        self._update(self.moving_mean, mean)
+        self._update(self.moving_variance, variance)
+        gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
+        inverse = ops.rsqrt(variance + self.epsilon)
+        rows = gradients.batch_norm(rows, gamma, beta, mean, inverse)
+        return ops.cast(ops.reshape(rows, ops.shape(inputs)), self.compute_dtype)
+
+    def _update(self, moving, new):
+        kept = ops.cast(moving, new.dtype) * self.momentum
+        moving.assign(kept + new * (1.0 - self.momentum))
+
+    def get_config(self):
+        return _config(super().get_config(), "momentum", "epsilon")
+
+
+def _rows(inputs):
+    """Return a map or tokens as (N, C), in float32 as Keras's norms compute."""
+    return ops.cast(ops.reshape(inputs, (-1, inputs.shape[-1])), "float32")
+
+
+def _config(keras_config, *own):
+    return {name: keras_config[name] for name in ("name", "trainable", "dtype", *own)}

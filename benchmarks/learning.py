@@ -167,6 +167,9 @@ def main():
     )
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
+    # Whoever came first would else wait for the disk: half a minute, if it is slow.
+    for file in Path(args.data).rglob("*.*"):
+        file.read_bytes()
     for seed in args.seeds:
         for name, train in (("keras_cvt", ours), ("transformers", peer)):
             if train is peer and not args.peer:

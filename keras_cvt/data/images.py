@@ -7,6 +7,8 @@ from keras_cvt.data.imports import tensorflow
 if TYPE_CHECKING:
     import tensorflow as tf
 
+# Batches made ahead of the one that is asked for.
+PREFETCHED = 2
 # What `tf.io.decode_image` reads.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
@@ -14,6 +16,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 def parallel() -> dict:
     """Return the arguments of a map that runs on all cores and keeps the order."""
     return {"num_parallel_calls": tensorflow().data.AUTOTUNE, "deterministic": True}
+
+
+def untuned() -> "tf.data.Options":
+    """Return the options of a pipeline that TensorFlow does not tune as it runs.
+
+    Its tuner looks at the pipeline at intervals that double up to a minute, and now and
+    then the end of training waits for the next of them. Maps then run on all cores.
+    """
+    options = tensorflow().data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def read(files: "tf.data.Dataset") -> "tf.data.Dataset":

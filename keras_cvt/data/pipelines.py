@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_cvt import validation
 from keras_cvt.data.augmentation import Augmentation, augment_batch, augment_image
-from keras_cvt.data.images import decode, parallel, read
+from keras_cvt.data.images import PREFETCHED, decode, parallel, read, untuned
 from keras_cvt.data.imports import tensorflow
 from keras_cvt.data.sources import ImageSource
 from keras_cvt.preprocessing import EvalTransform, preprocess_input
@@ -167,7 +167,8 @@ def training_batches(
         .map(mixed, **parallel())
         # Keras then asks for `steps_per_epoch` instead of waiting for the end.
         .apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(PREFETCHED)
+        .with_options(untuned())
     )
 
 
@@ -253,7 +254,7 @@ def evaluation_batches(
     batches = images.batch(local_size)
     # The filters hide the number, which a progress bar shows and Keras else misses.
     steps = tf.data.experimental.assert_cardinality(-(-count // batch_size))
-    return batches.apply(steps).prefetch(tf.data.AUTOTUNE)
+    return batches.apply(steps).prefetch(PREFETCHED).with_options(untuned())
 
 
 def _shard(items, batch_size, shard, count):

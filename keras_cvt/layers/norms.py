@@ -28,8 +28,11 @@ class LayerNorm(keras.layers.LayerNormalization):
         if not gradients.by_hand(training):
             return super().call(inputs)
         rows = _rows(inputs)
-        gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
-        rows = gradients.layer_norm(rows, gamma, beta, self.epsilon)
+        gamma, beta, epsilon = (
+            ops.cast(value, rows.dtype)
+            for value in (self.gamma, self.beta, self.epsilon)
+        )
+        rows = gradients.layer_norm(rows, gamma, beta, epsilon)
         return ops.cast(ops.reshape(rows, ops.shape(inputs)), self.compute_dtype)
 
     def get_config(self):
@@ -80,8 +83,9 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 def _rows(inputs):
-    """Return a map or tokens as (N, C), in float32 as Keras's norms compute."""
-    return ops.cast(ops.reshape(inputs, (-1, inputs.shape[-1])), "float32")
+    """Return a map or tokens as (N, C), in float32 at least, as Keras's norms do."""
+    rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+    return ops.cast(rows, keras.backend.result_type(rows.dtype, "float32"))
 
 
 def _config(keras_config, *own):

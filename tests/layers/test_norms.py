@@ -82,6 +82,18 @@ def test_half_precision_is_normalised_in_float32(pair):
     assert np.abs(error).max() < 0.05
 
 
+@pairs
+def test_double_precision_stays_double(pair):
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless the whole program asks for it")
+    ours, theirs = both(pair, dtype="float64")
+    x = images().astype("float64")
+    outputs = ours(x, training=True)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
+    expected = to_numpy(theirs(x, training=True))
+    np.testing.assert_allclose(to_numpy(outputs), expected, rtol=0, atol=1e-12)
+
+
 def test_a_frozen_batch_norm_uses_and_keeps_its_statistics():
     layer = make(BatchNorm)
     layer.trainable = False

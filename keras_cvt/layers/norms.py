@@ -28,10 +28,8 @@ class LayerNorm(keras.layers.LayerNormalization):
         if not gradients.by_hand(training):
             return super().call(inputs)
         rows = _rows(inputs)
-        gamma, beta, epsilon = (
-            ops.cast(value, rows.dtype)
-            for value in (self.gamma, self.beta, self.epsilon)
-        )
+        gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
+        epsilon = ops.convert_to_tensor(self.epsilon, rows.dtype)
         rows = gradients.layer_norm(rows, gamma, beta, epsilon)
         return ops.cast(ops.reshape(rows, ops.shape(inputs)), self.compute_dtype)
 

@@ -167,7 +167,7 @@ def main():
     )
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(args.threads))
-    # Whoever came first would else wait for the disk: half a minute, if it is slow.
+    # Whoever came first would else wait for the disk.
     for file in Path(args.data).rglob("*.*"):
         file.read_bytes()
     for seed in args.seeds:

@@ -79,6 +79,8 @@ def training_batches(
     Returns:
         (images, labels): float32 (B, height, width, channels) in 0-255, and one-hot
         float32 (B, classes), where B is `batch_size / count`.
+        TensorFlow's tuner is off, also for what is mapped onto them afterwards;
+        `with_options` turns it on.
 
     Raises:
         ValueError: If there are fewer images than a batch has, the processes cannot
@@ -200,6 +202,7 @@ def evaluation_batches(
     Returns:
         (images, labels): float32 (B, height, width, channels) in 0-255, and one-hot
         float32 (B, classes).
+        TensorFlow's tuner is off, as in `training_batches`.
 
     Raises:
         TypeError: If `model_or_weights` is none of the above.

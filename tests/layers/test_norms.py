@@ -12,10 +12,14 @@ from keras_cvt.layers.norms import BatchNorm, LayerNorm
 pytestmark = pytest.mark.any_backend
 
 SHAPE = (4, 5, 6, 8)
-# (ours, Keras's with PyTorch's constants)
+# (ours, Keras's, PyTorch's constants for the latter)
 PAIRS = {
-    "LayerNorm": (LayerNorm, {}, keras.layers.LayerNormalization, {}),
-    "BatchNorm": (BatchNorm, {}, keras.layers.BatchNormalization, {"momentum": 0.9}),
+    "LayerNorm": (LayerNorm, keras.layers.LayerNormalization, {"epsilon": 1e-5}),
+    "BatchNorm": (
+        BatchNorm,
+        keras.layers.BatchNormalization,
+        {"epsilon": 1e-5, "momentum": 0.9},
+    ),
 }
 pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 
@@ -29,12 +33,12 @@ def make(layer, **options):
 
 
 def both(pair, **kwargs):
-    ours, own, theirs, options = pair
-    return make(ours, **own, **kwargs), make(theirs, epsilon=1e-5, **options, **kwargs)
+    ours, theirs, constants = pair
+    return make(ours, **kwargs), make(theirs, **constants, **kwargs)
 
 
-def images(offset=3.0):
-    return normal(SHAPE) + offset
+def images():
+    return normal(SHAPE) + 3
 
 
 def trained(layer):
@@ -73,7 +77,7 @@ def test_outputs_equal_those_of_keras(pair, training):
 
 @pairs
 def test_half_precision_is_normalised_in_float32(pair):
-    exact, half = (make(pair[0], **pair[1], dtype=d) for d in ("float32", "bfloat16"))
+    exact, half = (make(pair[0], dtype=d) for d in ("float32", "bfloat16"))
     half.set_weights(exact.get_weights())
     outputs = half(images(), training=True)
     assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
@@ -106,7 +110,7 @@ def test_a_frozen_batch_norm_uses_and_keeps_its_statistics():
 
 @pairs
 def test_a_layer_is_made_again_from_its_configuration(pair):
-    layer = pair[0](**pair[1], epsilon=1e-3, name="other", dtype="mixed_bfloat16")
+    layer = pair[0](epsilon=1e-3, name="other", dtype="mixed_bfloat16")
     again = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(layer)
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,11 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         temporary = Path(folder) / path.name
         write(temporary)
         os.replace(temporary, path)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """Copy a file, whole or not at all."""
+    write_whole(path, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def write_text(path: Path, text: str) -> None:

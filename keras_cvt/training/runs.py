@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,53 +23,61 @@ _LOG = "log.csv"
 _FINISHED = "finished"
 
 
-class ResumePoint(keras.callbacks.Callback):
-    """Keeps all that training needs to go on, in one file, after every epoch.
+class _Models(keras.callbacks.Callback):
+    """Writes the model after every epoch, and a copy of the most accurate one.
 
-    Weights, statistics, the optimizer and the seeds of dropout are written under a
-    temporary name, which becomes `resume-<epochs done>.weights.h5`: a kill at any
-    moment leaves the last whole epoch. Keras's `BackupAndRestore` keeps the epoch in
-    a second file, which a kill can leave behind the first, and cannot be asked for
-    it before the data is built.
+    Keras's `ModelCheckpoint` would write twice what takes longest here.
 
     Args:
-        folder: Where the file is kept.
+        last: The file of the last model.
+        best: The file of the one of the best validation accuracy.
+        best_accuracy: That of the epochs before, if there were any.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, last: Path, best: Path, best_accuracy: float | None):
         super().__init__()
-        self.folder = folder
+        self.last = last
+        self.best = best
+        self.best_accuracy = -math.inf if best_accuracy is None else best_accuracy
 
     def on_epoch_end(self, epoch, logs=None):
-        path = self.folder / f"resume-{epoch + 1:06d}.weights.h5"
         with alone():
-            files.write_whole(path, self.model.save_weights)
-        for older in self.found(self.folder)[:-1]:
+            files.write_whole(self.last, self.model.save)
+        accuracy = (logs or {}).get("val_accuracy")
+        if accuracy is None:
+            logger.warning("No best model without val_accuracy: %s", dict(logs or {}))
+        elif accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
+            files.copy_whole(self.last, self.best)
+
+
+class ResumePoint(keras.callbacks.Callback):
+    """Marks an epoch as done, with all that training needs to go on behind it.
+
+    That is what Keras saves of a compiled model: weights, statistics, the optimizer
+    and the seeds of dropout. A copy named `resume-<epochs done>.keras` holds them: a
+    kill at any moment leaves the last whole epoch. Keras's `BackupAndRestore` keeps
+    the epoch in a second file, which a kill can leave behind the first, and cannot be
+    asked for it before the data is built.
+
+    Args:
+        last: The file of the model, which this epoch has written already.
+    """
+
+    def __init__(self, last: Path):
+        super().__init__()
+        self.last = last
+
+    def on_epoch_end(self, epoch, logs=None):
+        folder = self.last.parent
+        files.copy_whole(self.last, folder / f"resume-{epoch + 1:06d}.keras")
+        for older in self.found(folder)[:-1]:
             older.unlink()
 
     @staticmethod
     def found(folder: Path) -> list[Path]:
         """Return what is there, the latest last."""
-        return sorted(folder.glob("resume-*.weights.h5"))
-
-
-class _Checkpoint(keras.callbacks.ModelCheckpoint):
-    """Keras's, whose file is whole or not there, of one of several processes."""
-
-    def __init__(self, path: Path, **kwargs):
-        self._path = path
-        self._temporary = path.with_name("writing-" + path.name)
-        super().__init__(self._temporary, **kwargs)
-
-    def on_train_begin(self, logs=None):
-        # A kill may have left half a file.
-        self._temporary.unlink(missing_ok=True)
-
-    def on_epoch_end(self, epoch, logs=None):
-        with alone():
-            super().on_epoch_end(epoch, logs)
-        if self._temporary.exists():
-            os.replace(self._temporary, self._path)
+        return sorted(folder.glob("resume-*.keras"))
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -200,14 +209,7 @@ class Run:
             return [StopOnNaN()]
         writers = [
             StopOnNaN(),
-            _Checkpoint(
-                self.best,
-                monitor="val_accuracy",
-                mode="max",
-                save_best_only=True,
-                initial_value_threshold=self._best_accuracy(),
-            ),
-            _Checkpoint(self.last),
+            _Models(self.last, self.best, self._best_accuracy()),
             # After the models: a kill between them leaves no accuracy in the log
             # that the best model does not have.
             keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
@@ -221,7 +223,7 @@ class Run:
         else:
             logger.warning("No log for TensorBoard: pip install keras_cvt[train]")
         # Last: what it marks as done has been written.
-        return [*writers, ResumePoint(self.folder)]
+        return [*writers, ResumePoint(self.last)]
 
     def history(self) -> list[dict[str, float]]:
         """Return what was logged, a dict an epoch, the first epoch first."""

@@ -79,7 +79,7 @@ def test_a_killed_run_ends_as_one_that_was_not_killed(
 ):
     finished(start(images, tmp_path / "whole", *options, environment=environment))
     killed = start(images, tmp_path / "killed", *options, environment=environment)
-    while not list((tmp_path / "killed").glob("resume-*.weights.h5")):
+    while not list((tmp_path / "killed").glob("resume-*.keras")):
         assert killed.poll() is None
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)

@@ -1,6 +1,7 @@
 """What a training run writes, refuses and stops at."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ LABELS = np.arange(8) % 3
 def model():
     model = keras_cvt.CvT(CONFIG, classes=3, classifier_activation=None)
     model.compile(
-        "sgd",
+        keras.optimizers.SGD(momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         jit_compile=False,
@@ -85,15 +86,41 @@ def test_the_best_model_stays_the_best_after_going_on(model, tmp_path):
     assert run.best.read_bytes() == best
 
 
-def test_half_a_file_of_a_killed_process_does_not_become_the_best(model, tmp_path):
+def test_a_kill_while_the_best_model_is_written_leaves_the_one_before(
+    model, tmp_path, monkeypatch
+):
     run = Run(tmp_path, {})
     fit(model, run, epochs=1)
     best = run.best.read_bytes()
-    (tmp_path / "log.csv").write_text("epoch,val_accuracy\n0,1.0\n")
-    (tmp_path / "writing-best.keras").write_bytes(b"half")
-    fit(model, Run(tmp_path, {}, resume=True), epochs=1)
+    (tmp_path / "log.csv").write_text("epoch,val_accuracy\n0,0.0\n")
+
+    def killed(source, path):
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", killed)
+    model.layers[-1].bias.assign([9.0, 0.0, 0.0])  # any accuracy above 0
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, Run(tmp_path, {}, resume=True), initial_epoch=1)
     assert run.best.read_bytes() == best
-    assert not list(tmp_path.glob("writing-*"))
+    assert run.last.read_bytes() != best
+
+
+def test_going_on_finds_the_optimizer_as_the_last_epoch_left_it(model, tmp_path):
+    run = Run(tmp_path, {})
+    fit(model, run)
+    left = [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
+    fit(model, Run(tmp_path / "other", {}), epochs=1)
+    assert run.restore(model) == 2
+    for variable, value in zip(model.optimizer.variables, left, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
+
+
+def test_without_validation_there_is_a_last_model_and_no_best(model, tmp_path, caplog):
+    run = Run(tmp_path, {})
+    model.fit(IMAGES, LABELS, epochs=1, callbacks=run.callbacks(), verbose=0)
+    assert run.last.exists() and not run.best.exists()
+    assert "No best model without val_accuracy" in caplog.text
 
 
 def test_a_run_is_not_overwritten(tmp_path):

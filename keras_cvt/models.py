@@ -125,6 +125,21 @@ class CvTModel(keras.Model):
                 self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        # What `metrics=["accuracy"]` stands for depends on the labels, so that Keras
+        # makes it within the first step, and TensorFlow traces that a second time.
+        unbuilt = self._compile_metrics is not None and not self._compile_metrics.built
+        if unbuilt and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            def eagerly(make, **options):
+                options["experimental_enable_variable_lifting"] = False
+                return make(**options)
+
+            with tf.init_scope(), tf.variable_creator_scope(eagerly):
+                self._compile_metrics.build(y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
 
 def build_model(
     config: CvTConfig,

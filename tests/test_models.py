@@ -349,14 +349,18 @@ def test_a_training_step_leaves_every_weight_finite(trained):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow traces steps")
-def test_a_training_step_is_traced_once():
+@pytest.mark.parametrize("metrics", [None, ["accuracy"]])
+def test_a_step_is_traced_once(metrics):
     model = build(ONE_STAGE)
-    model.compile("adamw", "sparse_categorical_crossentropy")
+    model.compile("adamw", "sparse_categorical_crossentropy", metrics=metrics)
     traced = []
-    step = model.train_step
-    model.train_step = lambda data: traced.append(data) or step(data)
-    model.fit(IMAGES, np.array([0, 1]), epochs=2, verbose=0)
-    assert len(traced) == 1
+    train_step, test_step = model.train_step, model.test_step
+    model.train_step = lambda data: traced.append("train") or train_step(data)
+    model.test_step = lambda data: traced.append("test") or test_step(data)
+    labels = np.array([0, 1])
+    model.evaluate(IMAGES, labels, verbose=0)
+    model.fit(IMAGES, labels, epochs=2, verbose=0)
+    assert traced == ["test", "train"]
 
 
 def without_gradient(config):

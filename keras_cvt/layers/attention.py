@@ -8,6 +8,7 @@ from keras_cvt.layers import initializers
 from keras_cvt.layers.class_token import split_token
 from keras_cvt.layers.conv_projection import ConvProjection
 from keras_cvt.layers.quantizable import Quantizable
+from keras_cvt.layers.shapes import size
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
@@ -185,17 +186,20 @@ class ConvAttention(Quantizable):
         else:
             k = self._tokens(self.conv_proj_k(feature_map), token)
             v = self._tokens(self.conv_proj_v(feature_map), token)
-        # Scaling the query costs less than scaling the scores.
-        q = self._split_heads(_on_two_axes(self.proj_q, q) * self.score_scale())
-        k = self._split_heads(_on_two_axes(self.proj_k, k))
-        v = self._split_heads(_on_two_axes(self.proj_v, v))
+        q = self._heads(self.proj_q, q)
+        # There are fewer keys than queries, and fewer of both than scores.
+        k = self._heads(self.proj_k, k) * self.score_scale()
+        v = self._heads(self.proj_v, v)
 
         scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
         # Half precision cannot hold a softmax over thousands of keys.
         scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
         scores = self.attention_dropout(ops.cast(scores, v.dtype))
-        x = self._join_heads(ops.matmul(scores, v))
-        return self.dropout(_on_two_axes(self.proj, x))
+        x = ops.matmul(scores, v)
+        if self.num_heads > 1:
+            x = ops.transpose(x, (0, 2, 1, 3))
+        x = self.proj(ops.reshape(x, (-1, self.inner_dim)))
+        return self.dropout(ops.reshape(x, (-1, size(q, 2), self.embed_dim)))
 
     def _check_length(self, inputs, height, width):
         # Reshaping would spread another number of tokens over the batch, silently.
@@ -209,23 +213,20 @@ class ConvAttention(Quantizable):
             )
 
     def _tokens(self, feature_map, token):
-        height, width = ops.shape(feature_map)[1:3]
-        tokens = ops.reshape(feature_map, (-1, height * width, self.embed_dim))
+        length = size(feature_map, 1) * size(feature_map, 2)
+        tokens = ops.reshape(feature_map, (-1, length, self.embed_dim))
         return tokens if token is None else ops.concatenate([token, tokens], axis=1)
 
-    def _split_heads(self, x):
-        length = ops.shape(x)[1]
+    def _heads(self, linear, tokens):
+        """Project tokens (B, T, C) to heads (B, N, T, D)."""
+        length, channels = size(tokens, 1), tokens.shape[-1]
+        # On two axes TensorFlow fuses product and bias.
+        x = linear(ops.reshape(tokens, (-1, channels)))
         head_dim = self.inner_dim // self.num_heads
         if self.num_heads == 1:
             return ops.reshape(x, (-1, 1, length, head_dim))
         x = ops.reshape(x, (-1, length, self.num_heads, head_dim))
-        return ops.transpose(x, (0, 2, 1, 3))  # (B, N, T, D)
-
-    def _join_heads(self, x):
-        length = ops.shape(x)[2]
-        if self.num_heads > 1:
-            x = ops.transpose(x, (0, 2, 1, 3))
-        return ops.reshape(x, (-1, length, self.inner_dim))
+        return ops.transpose(x, (0, 2, 1, 3))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -250,10 +251,3 @@ class ConvAttention(Quantizable):
             "shared_kv": self.shared_kv,
             "init": self.init,
         }
-
-
-def _on_two_axes(dense, x):
-    """Apply a Dense layer to (B * T, C): TensorFlow fuses product and bias there."""
-    length, channels = ops.shape(x)[1], x.shape[-1]
-    x = dense(ops.reshape(x, (-1, channels)))
-    return ops.reshape(x, (-1, length, dense.units))

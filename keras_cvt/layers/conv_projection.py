@@ -7,6 +7,7 @@ from keras_cvt import validation
 from keras_cvt.layers import initializers
 from keras_cvt.layers.norms import BatchNorm
 from keras_cvt.layers.padding import pad_map
+from keras_cvt.layers.shapes import size
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
@@ -89,7 +90,7 @@ class ConvProjection(keras.layers.Layer):
     def _average_pool(self, x):
         if self.stride == 1:
             return self._pool(pad_map(x, self.padding))
-        height, width = ops.shape(x)[1:3]
+        height, width = size(x, 1), size(x, 2)
         # Ceil mode reaches up to stride - 1 positions past the padded map, but no
         # further than a kernel that starts inside. PyTorch counts the padding in the
         # mean, but not what lies past it.

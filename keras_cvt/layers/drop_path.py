@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_cvt import validation
+from keras_cvt.layers.shapes import size
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
@@ -45,10 +46,12 @@ class DropPath(keras.layers.Layer):
     def call(self, inputs, training=False):
         if not training or self.rate == 0:
             return inputs
-        noise_shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
-        return keras.random.dropout(
-            inputs, self.rate, noise_shape=noise_shape, seed=self.seed_generator
+        shape = (size(inputs, 0),) + (1,) * (len(inputs.shape) - 1)
+        # Dropout of the samples' factors: over the inputs it would pass twice.
+        factors = keras.random.dropout(
+            ops.ones(shape, inputs.dtype), self.rate, seed=self.seed_generator
         )
+        return inputs * factors
 
     def compute_output_shape(self, input_shape):
         return input_shape

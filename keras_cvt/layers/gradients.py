@@ -8,6 +8,8 @@ passes by itself, and PyTorch has kernels, so that both get Keras's functions.
 import keras
 from keras import ops
 
+from keras_cvt.layers.shapes import size
+
 
 def by_hand(training: bool | None) -> bool:
     """Whether to use these functions: in training on TensorFlow alone.
@@ -29,47 +31,52 @@ def quick_gelu(x):
     return y, gradient
 
 
-@ops.custom_gradient
-def layer_norm(x, gamma, beta, epsilon):
+def layer_norm(x, gamma, beta, epsilon: float):
     """Normalise the rows of x (N, C), then scale and shift its columns."""
-    centered = x - ops.mean(x, axis=1, keepdims=True)
-    variance = ops.mean(ops.square(centered), axis=1, keepdims=True)
-    inverse = ops.rsqrt(variance + epsilon)
-    normal = centered * inverse
 
-    def gradient(upstream):
-        product = upstream * normal
-        # A product with it is the mean over a row, weighted by gamma.
-        weights = ops.expand_dims(gamma / x.shape[1], 1)
-        mean = ops.matmul(upstream, weights)
-        covariance = ops.matmul(product, weights)
-        dx = (upstream * gamma - normal * covariance - mean) * inverse
-        dgamma, dbeta = ops.sum(product, axis=0), ops.sum(upstream, axis=0)
-        return dx, dgamma, dbeta, ops.zeros_like(epsilon)
+    @ops.custom_gradient
+    def normalise(x, gamma, beta):
+        centered = x - ops.mean(x, axis=1, keepdims=True)
+        variance = ops.mean(ops.square(centered), axis=1, keepdims=True)
+        inverse = ops.rsqrt(variance + epsilon)
+        normal = centered * inverse
 
-    return normal * gamma + beta, gradient
+        def gradient(upstream):
+            product = upstream * normal
+            # A product with it is the mean over a row, weighted by gamma.
+            weights = ops.expand_dims(gamma / x.shape[1], 1)
+            mean = ops.matmul(upstream, weights)
+            covariance = ops.matmul(product, weights)
+            dx = (upstream * gamma - normal * covariance - mean) * inverse
+            return dx, ops.sum(product, axis=0), ops.sum(upstream, axis=0)
+
+        return normal * gamma + beta, gradient
+
+    return normalise(x, gamma, beta)
 
 
-@ops.custom_gradient
-def batch_norm(x, gamma, beta, mean, inverse):
-    """Normalise the columns of x (N, C) by what was measured over them.
+def batch_norm(x, gamma, beta, epsilon: float):
+    """Normalise the columns of x (N, C), then scale and shift them.
 
-    Args:
-        x: Rows.
-        gamma: Scale (C,).
-        beta: Shift (C,).
-        mean: The columns' means (C,), whose dependence on x is part of x's gradient.
-        inverse: The columns' inverse deviations (C,), likewise.
+    Returns:
+        The result, and the columns' means and variances (C,), which pass no gradient.
     """
-    scale = inverse * gamma
 
-    def gradient(upstream):
-        centered = x - mean
-        count = ops.cast(ops.shape(x)[0], x.dtype)
-        dbeta = ops.sum(upstream, axis=0)
-        dgamma = ops.sum(upstream * centered, axis=0) * inverse
-        slope = scale * inverse * dgamma / count
-        dx = upstream * scale - centered * slope - scale * dbeta / count
-        return dx, dgamma, dbeta, ops.zeros_like(mean), ops.zeros_like(inverse)
+    @ops.custom_gradient
+    def normalise(x, gamma, beta):
+        mean, variance = ops.moments(x, axes=(0,))
+        inverse = ops.rsqrt(variance + epsilon)
+        scale = inverse * gamma
 
-    return x * scale + (beta - mean * scale), gradient
+        def gradient(upstream, *_):
+            centered = x - mean
+            dbeta = ops.sum(upstream, axis=0)
+            dgamma = ops.sum(upstream * centered, axis=0) * inverse
+            share = scale / ops.cast(size(x, 0), x.dtype)
+            slope = share * inverse * dgamma
+            dx = upstream * scale - centered * slope - share * dbeta
+            return dx, dgamma, dbeta
+
+        return (x * scale + (beta - mean * scale), mean, variance), gradient
+
+    return normalise(x, gamma, beta)

@@ -6,6 +6,7 @@ from keras import ops
 from keras_cvt import validation
 from keras_cvt.layers import gradients, initializers
 from keras_cvt.layers.quantizable import Quantizable
+from keras_cvt.layers.shapes import size
 
 
 def quick_gelu(x, training=None):
@@ -91,7 +92,8 @@ class MLP(Quantizable):
         x = self.fc1(ops.reshape(inputs, (-1, inputs.shape[-1])))
         x = self.dropout(_ACTIVATIONS[self.activation](x, training))
         x = self.dropout(self.fc2(x))
-        return ops.reshape(x, (-1, *ops.shape(inputs)[1:-1], self.embed_dim))
+        inner = (size(inputs, axis) for axis in range(1, len(inputs.shape) - 1))
+        return ops.reshape(x, (-1, *inner, self.embed_dim))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.embed_dim)

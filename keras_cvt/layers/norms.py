@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_cvt.layers import gradients
+from keras_cvt.layers.shapes import size
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
@@ -29,9 +30,8 @@ class LayerNorm(keras.layers.LayerNormalization):
             return super().call(inputs)
         rows = _rows(inputs)
         gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
-        epsilon = ops.convert_to_tensor(self.epsilon, rows.dtype)
-        rows = gradients.layer_norm(rows, gamma, beta, epsilon)
-        return ops.cast(ops.reshape(rows, ops.shape(inputs)), self.compute_dtype)
+        rows = gradients.layer_norm(rows, gamma, beta, self.epsilon)
+        return _as_inputs(self, rows, inputs)
 
     def get_config(self):
         return _config(super().get_config(), "epsilon")
@@ -64,13 +64,11 @@ class BatchNorm(keras.layers.BatchNormalization):
         if not (self.trainable and gradients.by_hand(training)):
             return super().call(inputs, training=training)
         rows = _rows(inputs)
-        mean, variance = ops.moments(ops.stop_gradient(rows), axes=(0,))
+        gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
+        rows, mean, variance = gradients.batch_norm(rows, gamma, beta, self.epsilon)
         self._update(self.moving_mean, mean)
         self._update(self.moving_variance, variance)
-        gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
-        inverse = ops.rsqrt(variance + self.epsilon)
-        rows = gradients.batch_norm(rows, gamma, beta, mean, inverse)
-        return ops.cast(ops.reshape(rows, ops.shape(inputs)), self.compute_dtype)
+        return _as_inputs(self, rows, inputs)
 
     def _update(self, moving, new):
         kept = ops.cast(moving, new.dtype) * self.momentum
@@ -84,6 +82,11 @@ def _rows(inputs):
     """Return a map or tokens as (N, C), in float32 at least, as Keras's norms do."""
     rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
     return ops.cast(rows, keras.backend.result_type(rows.dtype, "float32"))
+
+
+def _as_inputs(layer, rows, inputs):
+    shape = (-1, *(size(inputs, axis) for axis in range(1, len(inputs.shape))))
+    return ops.cast(ops.reshape(rows, shape), layer.compute_dtype)
 
 
 def _config(keras_config, *own):

@@ -8,6 +8,7 @@ from keras_cvt.layers.block import ConvTransformerBlock
 from keras_cvt.layers.class_token import ClassToken, split_token
 from keras_cvt.layers.conv_embed import ConvEmbed
 from keras_cvt.layers.quantizable import Quantizable
+from keras_cvt.layers.shapes import size
 
 _NOT_OF_A_BLOCK = (
     "depth",
@@ -180,8 +181,8 @@ class ConvTransformerStage(Quantizable):
 
     def call(self, inputs):
         x = self.patch_embed(inputs)
-        height, width, channels = *ops.shape(x)[1:3], self.config.embed_dim
-        x = ops.reshape(x, (-1, height * width, channels))
+        height, width = size(x, 1), size(x, 2)
+        x = ops.reshape(x, (-1, height * width, self.config.embed_dim))
         if self.config.cls_token:
             x = self.cls_token(x)
         x = self.blocks(self.dropout(x), height=height, width=width)

@@ -29,17 +29,25 @@ class _PerVariable:
         self._paths = [variable.path for variable in variables]
         super().build(variables)
 
+    def apply(self, grads, trainable_variables=None):
+        # What variables share is computed, and traced, once a step.
+        self._rates = {}
+        super().apply(grads, trainable_variables)
+
     def _decayed(self, variable, learning_rate):
         """Decay the variable and return its own learning rate."""
         path = self._paths[self._get_variable_index(variable)]
-        learning_rate = ops.cast(learning_rate, variable.dtype)
         fitting = [prefix for prefix in self.multipliers if path.startswith(prefix)]
-        if fitting:
+        multiplier = self.multipliers[max(fitting, key=len)] if fitting else 1
+        key = multiplier, str(variable.dtype)
+        if key not in self._rates:
             # Not in place: on PyTorch it is the tensor of all variables.
-            learning_rate = learning_rate * self.multipliers[max(fitting, key=len)]
+            rate = ops.cast(learning_rate, variable.dtype) * multiplier
+            self._rates[key] = rate, rate * self.decay
+        rate, decay = self._rates[key]
         if self.decay and path.rpartition("/")[2] not in self.no_decay:
-            self.assign_sub(variable, variable * (learning_rate * self.decay))
-        return learning_rate
+            self.assign_sub(variable, variable * decay)
+        return rate
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         raise NotImplementedError(

@@ -132,11 +132,12 @@ class CvTModel(keras.Model):
         if unbuilt and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            def eagerly(make, **options):
+            # Variables that are made here would count as the step's own all the same.
+            def not_lifted(make, **options):
                 options["experimental_enable_variable_lifting"] = False
                 return make(**options)
 
-            with tf.init_scope(), tf.variable_creator_scope(eagerly):
+            with tf.init_scope(), tf.variable_creator_scope(not_lifted):
                 self._compile_metrics.build(y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 

@@ -6,9 +6,12 @@ import keras
 _LEARNING_RATE = 2.0**12
 
 
-def gradients(model, loss, images, labels):
-    """Return each trainable variable's gradient by path; the model has stepped."""
-    model.compile(keras.optimizers.SGD(_LEARNING_RATE), loss)
+def gradients(model, loss, images, labels, **options):
+    """Return each trainable variable's gradient by path; the model has stepped.
+
+    The options are those of `compile`.
+    """
+    model.compile(keras.optimizers.SGD(_LEARNING_RATE), loss, **options)
     before = {v.path: keras.ops.convert_to_numpy(v) for v in model.trainable_variables}
     model.train_on_batch(images, labels)
     return {

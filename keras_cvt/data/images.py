@@ -1,5 +1,6 @@
 """Encoded images: reading, decoding, and finding those that cannot be decoded."""
 
+import os
 from typing import TYPE_CHECKING
 
 from keras_cvt.data.imports import tensorflow
@@ -26,6 +27,8 @@ def untuned() -> "tf.data.Options":
     """
     options = tensorflow().data.Options()
     options.autotune.enabled = False
+    # Without the tuner TensorFlow takes 16 at most.
+    options.autotune.initial_parallelism = os.cpu_count()
     return options
 
 

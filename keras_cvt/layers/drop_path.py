@@ -11,8 +11,8 @@ from keras_cvt.layers.shapes import size
 class DropPath(keras.layers.Layer):
     """Drops whole samples of a residual branch (stochastic depth).
 
-    In training each sample is zeroed with probability `rate`, and the others are
-    divided by `1 - rate`, so that the expectation stays. Otherwise it is the
+    In training each sample is multiplied by 0 with probability `rate`, and the others
+    are divided by `1 - rate`, so that the expectation stays. Otherwise it is the
     identity. It belongs on a branch, before the residual is added.
 
     Args:
@@ -47,9 +47,13 @@ class DropPath(keras.layers.Layer):
         if not training or self.rate == 0:
             return inputs
         shape = (size(inputs, 0),) + (1,) * (len(inputs.shape) - 1)
-        # Dropout of the samples' factors: over the inputs it would pass twice.
+        # One factor a sample: dropout of the inputs would pass twice over all of them.
+        # (Without `noise_shape`, Keras ignores the seed on PyTorch.)
         factors = keras.random.dropout(
-            ops.ones(shape, inputs.dtype), self.rate, seed=self.seed_generator
+            ops.ones(shape, inputs.dtype),
+            self.rate,
+            noise_shape=shape,
+            seed=self.seed_generator,
         )
         return inputs * factors
 

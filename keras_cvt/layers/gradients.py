@@ -1,8 +1,8 @@
-"""Functions with gradients put together by hand, for training on TensorFlow.
+"""Functions with custom gradients, for training on TensorFlow.
 
-TensorFlow differentiates operation by operation, and runs each as a pass over the
-whole map. These gradients are the same in fewer passes. JAX's compiler fuses the
-passes by itself, and PyTorch has kernels, so that both get Keras's functions.
+TensorFlow differentiates operation by operation, and on processors runs each as a pass
+over the whole map. These gradients are the same in fewer passes. JAX's compiler fuses
+the passes by itself, and PyTorch has kernels, so that both get Keras's functions.
 """
 
 import keras
@@ -11,7 +11,7 @@ from keras import ops
 from keras_cvt.layers.shapes import size
 
 
-def by_hand(training: bool | None) -> bool:
+def use_custom_gradients(training: bool | None) -> bool:
     """Whether to use these functions: in training on TensorFlow alone.
 
     Evaluation does without, so that no exported graph holds a gradient of ours.

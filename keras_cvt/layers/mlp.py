@@ -11,7 +11,7 @@ from keras_cvt.layers.shapes import size
 
 def quick_gelu(x, training=None):
     """Return `x * sigmoid(1.702 x)`, the official `QuickGELU`."""
-    if gradients.by_hand(training):
+    if gradients.use_custom_gradients(training):
         return gradients.quick_gelu(x)
     # As SiLU it keeps one tensor less for the gradient.
     return ops.silu(1.702 * x) * (1 / 1.702)

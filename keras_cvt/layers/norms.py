@@ -26,7 +26,7 @@ class LayerNorm(keras.layers.LayerNormalization):
         super().__init__(epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None):
-        if not gradients.by_hand(training):
+        if not gradients.use_custom_gradients(training):
             return super().call(inputs)
         rows = _rows(inputs)
         gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
@@ -61,7 +61,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         # Frozen, it normalises by its moving statistics.
-        if not (self.trainable and gradients.by_hand(training)):
+        if not (self.trainable and gradients.use_custom_gradients(training)):
             return super().call(inputs, training=training)
         rows = _rows(inputs)
         gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))

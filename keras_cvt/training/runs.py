@@ -7,6 +7,8 @@ import logging
 import math
 import os
 import shutil
+import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ _LOG = "log.csv"
 _FINISHED = "finished"
 
 
-class _Models(keras.callbacks.Callback):
+class _Checkpoints(keras.callbacks.Callback):
     """Writes the model after every epoch, and a copy of the most accurate one.
 
     Keras's `ModelCheckpoint` would write twice what takes longest here.
@@ -200,16 +202,23 @@ class Run:
         if not found:
             return 0
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(found[-1])
+        # Out of the archive first: HDF5 reads back and forth, for which an archive is
+        # read from its start each time.
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            zipfile.ZipFile(found[-1]) as file,
+        ):
+            model.load_weights(file.extract("model.weights.h5", folder))
         return int(found[-1].name.split("-")[1].split(".")[0])
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Return what watches the loss and writes the folder; pass them to `fit`."""
         if not self.writes:
             return [StopOnNaN()]
+        self._remove_left_overs()
         writers = [
             StopOnNaN(),
-            _Models(self.last, self.best, self._best_accuracy()),
+            _Checkpoints(self.last, self.best, self._best_accuracy()),
             # After the models: a kill between them leaves no accuracy in the log
             # that the best model does not have.
             keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
@@ -267,6 +276,10 @@ class Run:
         files.write_text(self.folder / _FINISHED, "")
         for file in ResumePoint.found(self.folder):
             file.unlink()
+        self._remove_left_overs()
+
+    def _remove_left_overs(self):
+        """Delete what a kill left of files that were being written."""
         for left_over in self.folder.glob(files.TEMPORARY + "*"):
             shutil.rmtree(left_over)
 

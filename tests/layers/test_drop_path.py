@@ -60,6 +60,17 @@ def test_two_calls_draw_independently():
     assert np.mean(kept[0] & kept[1]) == pytest.approx(0.25, abs=0.03)
 
 
+def test_a_seed_of_its_own_goes_on_where_it_was_left():
+    layer = DropPath(0.5)  # as in a block
+    x = np.ones((4000, 1), "float32")
+    state = to_numpy(layer.seed_generator.state)
+    first = to_numpy(layer(x, training=True))
+    assert np.any(to_numpy(layer.seed_generator.state) != state)
+    assert np.any(to_numpy(layer(x, training=True)) != first)
+    layer.seed_generator.state.assign(state)
+    np.testing.assert_array_equal(to_numpy(layer(x, training=True)), first)
+
+
 def test_it_passes_a_mask_on():
     assert DropPath(0.1).supports_masking
 

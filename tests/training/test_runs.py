@@ -106,6 +106,15 @@ def test_a_kill_while_the_best_model_is_written_leaves_the_one_before(
     assert run.last.read_bytes() != best
 
 
+def test_going_on_removes_what_a_kill_left_half_written(model, tmp_path):
+    run = Run(tmp_path, {})
+    fit(model, run, epochs=1)
+    (tmp_path / ".writing-killed").mkdir()
+    (tmp_path / ".writing-killed" / "best.keras").write_bytes(b"half")
+    fit(model, Run(tmp_path, {}, resume=True), initial_epoch=1)
+    assert not list(tmp_path.glob(".writing-*"))
+
+
 def test_going_on_finds_the_optimizer_as_the_last_epoch_left_it(model, tmp_path):
     run = Run(tmp_path, {})
     fit(model, run)

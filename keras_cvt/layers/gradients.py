@@ -22,13 +22,17 @@ def use_custom_gradients(training: bool | None) -> bool:
 @ops.custom_gradient
 def quick_gelu(x):
     """Return `x * sigmoid(1.702 x)`."""
-    gate = ops.sigmoid(1.702 * x)
-    y = x * gate
+    import tensorflow as tf
+
+    scaled = 1.702 * x
+    gate = ops.sigmoid(scaled)
 
     def gradient(upstream):
-        return upstream * (gate + (1.702 - 1.702 * gate) * y)
+        # The sigmoid's own gradient, scaled * gate * (1 - gate), is one pass.
+        slope = tf.raw_ops.SigmoidGrad(y=gate, dy=scaled)
+        return upstream * (gate + slope)
 
-    return y, gradient
+    return x * gate, gradient
 
 
 def layer_norm(x, gamma, beta, epsilon: float):

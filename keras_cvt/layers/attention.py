@@ -187,7 +187,7 @@ class ConvAttention(Quantizable):
             k = self._tokens(self.conv_proj_k(feature_map), token)
             v = self._tokens(self.conv_proj_v(feature_map), token)
         q = self._heads(self.proj_q, q)
-        # Scaled are the keys: there are no more of them than of queries or scores.
+        # Scaling the keys costs least: as a rule they are fewest.
         k = self._heads(self.proj_k, k) * self.score_scale()
         v = self._heads(self.proj_v, v)
 

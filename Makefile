@@ -1,11 +1,11 @@
-# Any Python from 3.11 on; make PYTHON=python3.12 takes another.
+# Python 3.11 or newer; make PYTHON=python3.12 chooses another one.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
-# The CPU build is a third of the size; elsewhere there is none.
+# The CPU build is a third of the size. It exists for this platform only.
 TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tensorflow-cpu,tensorflow)
 
-# Two processes, a file of tests at a time in each.
+# Two processes; each runs one file of tests at a time.
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 
 .PHONY: test lint demo clean
@@ -33,6 +33,7 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .mypy_cache

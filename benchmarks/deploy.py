@@ -1,9 +1,9 @@
-"""Exported files on the CPU: keras_cvt's beside PyTorch's, each in its runtime.
+"""Measure exported files of keras_cvt and of PyTorch on the CPU, each in its runtime.
 
-Processes, turns and medians are those of `turns.py`. The peers are transformers'
-PyTorch CvT as it is, and its ONNX file on ONNX Runtime and on OpenVINO. Every row of
-keras_cvt's says how far its logits are from those of the Keras model in float32, as
-precision differs. bfloat16 is measured where the processor multiplies it.
+`interleaved.py` runs the processes and takes the medians. keras_cvt is compared with
+transformers' PyTorch CvT, and with that model's ONNX file on ONNX Runtime and OpenVINO.
+Precision differs, so each row of keras_cvt says how far its logits are from those of
+the Keras model in float32. bfloat16 is measured if the processor multiplies it.
 
     python benchmarks/deploy.py --output benchmarks/RESULTS.md
 """
@@ -15,9 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import interleaved
 import networks
 import reports
-import turns
 
 BASELINES = ("transformers eager", "PyTorch's ONNX, OpenVINO")
 PACKAGES = (
@@ -33,7 +33,7 @@ LITERT = {
     "keras_cvt LiteRT dynamic_int8": "dynamic_int8",
     "keras_cvt LiteRT int8": "int8",
 }
-# Of ONNX Runtime's own `quantize_dynamic`, which keras_cvt does not offer.
+# Made by ONNX Runtime's own `quantize_dynamic`. keras_cvt has no such quantization.
 ONNX_INT8 = "keras_cvt ONNX, quantize_dynamic, ONNX Runtime"
 OPENVINO_BFLOAT16 = "keras_cvt OpenVINO, bfloat16"
 COMPILED_BFLOAT16 = "keras_cvt compiled call, mixed_bfloat16"
@@ -72,7 +72,7 @@ def prepare_keras(args):
     import numpy as np
     from onnxruntime.quantization import quantize_dynamic
 
-    from keras_cvt.deploy.processes import export_elsewhere
+    from keras_cvt.deploy import export_in_subprocess
 
     model = networks.keras_model(args, classifier_activation=None)
     model.save(model_file(args))
@@ -82,19 +82,18 @@ def prepare_keras(args):
         logits = model.predict(pixels, verbose=0)
         np.save(logits_file(args, REFERENCE, batch_size), logits)
         paths = files(args, batch_size)
-        formats = {
-            "keras_cvt SavedModel": ("tf_saved_model", None),
-            "keras_cvt ONNX, ONNX Runtime": ("onnx", None),
-            "keras_cvt OpenVINO": ("openvino", None),
-            **{name: ("litert", quantization) for name, quantization in LITERT.items()},
+        quantizations = {
+            "keras_cvt SavedModel": None,
+            "keras_cvt ONNX, ONNX Runtime": None,
+            "keras_cvt OpenVINO": None,
+            **LITERT,
         }
-        for name, (format, quantization) in formats.items():
-            export_elsewhere(
+        for name, quantization in quantizations.items():
+            export_in_subprocess(
                 model_file(args),
                 paths[name],
-                images if quantization == "int8" else None,
-                format=format,
                 quantization=quantization,
+                representative_images=images if quantization == "int8" else None,
                 batch_size=batch_size,
                 image_size=(args.image_size,) * 2,
             )
@@ -127,9 +126,8 @@ PREPARATIONS = {"prepare keras_cvt": prepare_keras, "prepare torch": prepare_tor
 # ---------------------------------------------------------------- contenders
 
 
-# Opened as anyone would who has the file alone, so that no process holds Keras besides:
-# its peak memory is the runtime's. A function returns the call of one file, which
-# returns the logits.
+# Files are opened without keras_cvt, so that a process's peak memory is that of the
+# runtime. Each function returns a call that computes the logits.
 
 
 def compiled_call(args, policy="float32"):
@@ -193,7 +191,7 @@ def path(args):
 
 
 def layout(args, shape):
-    """Return images as a file's input takes them: PyTorch's are (B, 3, H, W), 0-1."""
+    """Return images as a file takes them: those of PyTorch take (B, 3, H, W) of 0-1."""
     import numpy as np
 
     images = networks.pixels(args.batch_size, args.image_size)
@@ -203,7 +201,7 @@ def layout(args, shape):
 
 
 def remembered(contender):
-    """Let a contender of keras_cvt's save its logits before it is timed."""
+    """Return a contender that saves its logits before it is timed."""
 
     def start(args):
         import numpy as np
@@ -242,7 +240,7 @@ CONTENDERS = {
 
 def speed_rows(args):
     for batch_size in args.batch_sizes:
-        speeds, memory = turns.compare(args, CONTENDERS, batch_size)
+        speeds, memory = interleaved.compare(args, CONTENDERS, batch_size)
         paths = files(args, batch_size)
         sizes = {name: size(path) for name, path in paths.items()}
         for name, seen in speeds.items():
@@ -251,7 +249,7 @@ def speed_rows(args):
                 batch_size,
                 f"{statistics.median(seen):.1f}",
                 f"{min(seen):.1f}-{max(seen):.1f}",
-                *turns.ratios(seen, speeds, BASELINES),
+                *interleaved.ratios(seen, speeds, BASELINES),
                 *(agreement(args, name, batch_size) if name in OURS else ("", "")),
                 f"{memory[name] / 2**20:.0f}",
                 f"{sizes[name] / 2**20:.1f}" if name in sizes else "",
@@ -272,10 +270,9 @@ def agreement(args, name, batch_size):
 
 
 def size(path):
-    parts = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    if path.is_dir():
-        parts = [part for part in path.rglob("*") if part.is_file()]
-    return sum(part.stat().st_size for part in parts)
+    from keras_cvt.deploy import formats
+
+    return formats.of_path(path).size(path)
 
 
 def report(args):
@@ -287,7 +284,7 @@ def report(args):
         f"- {reports.processor()}",
         f"- {reports.versions(PACKAGES)}",
         f"- {args.threads} threads; random weights; medians over {args.rounds} rounds, "
-        "the contenders' turns interleaved",
+        "the contenders interleaved",
         "- difference (the largest of a logit) and cosine (the smallest of an image) "
         "are to the float32 Keras model's logits",
         "",
@@ -307,15 +304,15 @@ def report(args):
 
 
 def main():
-    args = turns.arguments(__doc__.splitlines()[0])
+    args = interleaved.arguments(__doc__.splitlines()[0])
     workers = {**CONTENDERS, **PREPARATIONS}
     if args.worker in PREPARATIONS:
         workers[args.worker](args)
         return
     if args.worker:
-        turns.work(args, workers)
+        interleaved.work(args, workers)
         return
-    turns.run(args, prepared_report)
+    interleaved.run(args, prepared_report)
 
 
 def prepared_report(args):

@@ -1,7 +1,7 @@
 """Inference on the CPU: keras_cvt beside transformers' PyTorch CvT.
 
-Speeds are medians over the rounds of `turns.py`; ratios are medians of the rounds'
-ratios.
+`interleaved.py` measures in rounds. A speed is the median of its rounds. A ratio is the
+median of the ratios within each round.
 
     python benchmarks/inference.py --output benchmarks/RESULTS.md
 """
@@ -13,8 +13,8 @@ import subprocess
 import sys
 import time
 
+import interleaved
 import networks
-import turns
 from reports import command_line, processor, say, table, versions
 
 BASELINES = ("transformers eager", "transformers torch.compile")
@@ -25,7 +25,7 @@ MATMUL_SIZE = 2048
 
 
 def keras_cvt_predict(args):
-    """Return `model.predict` over a whole set of images in memory."""
+    """Return `model.predict` on a set of images in memory."""
     model = networks.keras_model(args)
     images = networks.pixels(args.images, args.image_size)
     return (
@@ -42,7 +42,7 @@ def transformers_compiled(args):
 
 
 def matmul_tensorflow(args):
-    """Return one large product, to say what the processor allows."""
+    """Return one large matrix product, which shows the processor's peak rate."""
     tf = networks.tensorflow(args.threads)
     x = tf.random.normal((MATMUL_SIZE, MATMUL_SIZE))
     function = tf.function(tf.matmul)
@@ -50,7 +50,7 @@ def matmul_tensorflow(args):
 
 
 def matmul_torch(args):
-    """Return the same product on torch."""
+    """Return the same matrix product in PyTorch."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -96,7 +96,7 @@ with torch.inference_mode():
 
 
 def import_times(args):
-    """Return the medians of `import keras` and `import keras_cvt`, in seconds."""
+    """Return the median seconds of `import keras` and of `import keras_cvt`."""
     times = {"keras": [], "keras_cvt": []}
     for _ in range(args.imports):
         for module, seen in times.items():
@@ -106,7 +106,7 @@ def import_times(args):
 
 
 def first_prediction_times(args):
-    """Return the medians from the start of a process to its end, in seconds."""
+    """Return the median seconds of a process that predicts once, for each library."""
     times = {name: [] for name in _FIRST}
     for _ in range(args.imports):
         for name, seen in times.items():
@@ -128,7 +128,7 @@ def python(args, program):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if args.quiet else None,
         text=True,
-        env=turns.environment(args.threads),
+        env=interleaved.environment(args.threads),
     ).stdout
 
 
@@ -137,7 +137,7 @@ def python(args, program):
 
 def speed_rows(args):
     for batch_size in args.batch_sizes:
-        speeds, memory = turns.compare(args, CONTENDERS, batch_size)
+        speeds, memory = interleaved.compare(args, CONTENDERS, batch_size)
         for name, seen in speeds.items():
             spread = f"{min(seen):.1f}-{max(seen):.1f}"
             yield (
@@ -146,7 +146,7 @@ def speed_rows(args):
                 args.threads,
                 f"{statistics.median(seen):.1f}",
                 spread,
-                *turns.ratios(seen, speeds, BASELINES),
+                *interleaved.ratios(seen, speeds, BASELINES),
                 f"{memory[name] / 2**20:.0f}",
             )
 
@@ -162,16 +162,16 @@ def report(args):
         f"- {settings(args)}",
     ]
     flops = 2 * MATMUL_SIZE**3 / 1e9
-    speeds, _ = turns.compare(args, MATMULS)
+    speeds, _ = interleaved.compare(args, MATMULS)
     products = ", ".join(
         f"{name} {statistics.median(seen) * flops:.0f}" for name, seen in speeds.items()
     )
     gflop = networks.image_gflop(args)
     bound = max(statistics.median(seen) for seen in speeds.values()) * flops / gflop
     lines += [
-        f"- A product of two {MATMUL_SIZE} x {MATMUL_SIZE} matrices in this run: "
-        f"{products} GFLOP/s. An image takes {gflop:.2f} GFLOP: at that rate at most "
-        f"{bound:.1f} images/s.",
+        f"- Product of two {MATMUL_SIZE} x {MATMUL_SIZE} matrices in this run: "
+        f"{products} GFLOP/s. One image needs {gflop:.2f} GFLOP, so that this rate "
+        f"allows at most {bound:.1f} images/s.",
         "",
     ]
     header = (
@@ -215,17 +215,17 @@ def settings(args):
     return (
         f"{args.threads} threads (TensorFlow intra-op and inter-op, torch); "
         f"TF_ENABLE_ONEDNN_OPTS {one_dnn}; random weights; medians over "
-        f"{args.rounds} rounds, the contenders' turns interleaved; predict runs over "
+        f"{args.rounds} rounds, the contenders interleaved; predict runs over "
         f"{args.images} images"
     )
 
 
 def main():
-    args = turns.arguments(__doc__.splitlines()[0])
+    args = interleaved.arguments(__doc__.splitlines()[0])
     if args.worker:
-        turns.work(args, {**CONTENDERS, **MATMULS})
+        interleaved.work(args, {**CONTENDERS, **MATMULS})
         return
-    turns.run(args, report)
+    interleaved.run(args, report)
 
 
 if __name__ == "__main__":

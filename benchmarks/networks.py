@@ -1,7 +1,7 @@
 """The networks that the benchmarks compare: keras_cvt's and transformers' PyTorch CvT.
 
-A contender is a function of the arguments that returns a function that runs once, and
-the number of images that one run takes.
+A contender is a function. It takes the command line's arguments. It returns a function
+that runs the network once, and the number of images in one run.
 """
 
 import os
@@ -14,14 +14,14 @@ MODELS = {
 
 
 def keras_cvt_call(args):
-    """Return the compiled call of a model as users get it."""
+    """Return the compiled call of an unchanged model."""
     return compiled_call(args, keras_model(args))
 
 
 def compiled_call(args, model):
     images = pixels(args.batch_size, args.image_size)
     if os.environ["KERAS_BACKEND"] != "tensorflow":
-        raise SystemExit("The compiled call is TensorFlow's: KERAS_BACKEND=tensorflow")
+        raise SystemExit("The compiled call needs KERAS_BACKEND=tensorflow.")
     import tensorflow as tf
 
     function = tf.function(lambda x: model(x, training=False))
@@ -80,7 +80,7 @@ def transformers_model(args):
 
 
 def image_gflop(args):
-    """Return the operations of one image: two for each multiply-accumulate."""
+    """Return the GFLOP of one image: two operations per multiply-accumulate."""
     from keras_cvt import config, profile
 
     size = args.image_size

@@ -1,8 +1,8 @@
-"""What quantization costs a network that has learned: agreement and accuracy.
+"""Measure what quantization costs a trained network: agreement and accuracy.
 
 A small CvT learns scikit-learn's digits, each training image in several rotations and
-shifts. Its LiteRT files then classify held-out digits, rotated and shifted too. Next
-to the choices of `keras_cvt.deploy.export` stand what was not chosen.
+shifts. Its LiteRT files then classify held-out digits, also rotated and shifted. The
+table compares the quantizations of `keras_cvt.deploy.export` with others.
 
     python benchmarks/quantization.py --output benchmarks/RESULTS.md
 """
@@ -18,7 +18,7 @@ import reports
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
-from keras_cvt.deploy import export, fuse, litert, runtimes, saved_model
+from keras_cvt.deploy import export, formats, fuse, tensorflow_graphs
 
 CONFIG = CvTConfig(
     stages=(
@@ -36,7 +36,7 @@ CHOICES = {
 
 
 def digits(seed):
-    """Return augmented training and held-out digits, (B, 8, 8, 1), and labels."""
+    """Return augmented digits (B, 8, 8, 1), training and held-out, and labels."""
     from scipy import ndimage
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -86,7 +86,8 @@ def converter_full_int8(model, path, images):
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
-        saved_model.write(model, Path(folder), (1, *images.shape[1:]), constants=False)
+        shape = (1, *images.shape[1:])
+        tensorflow_graphs.save(model, folder, shape, constants=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([i[None]] for i in images)
@@ -94,13 +95,13 @@ def converter_full_int8(model, path, images):
 
 
 def weights_only(model, path, images):
-    """Write 8-bit weights that are computed with in float32."""
+    """Write 8-bit weights for computations in float32."""
     from ai_edge_quantizer import quantizer, recipe
 
-    source = path.with_suffix(".f32")
-    litert.write(model, source, (1, *images.shape[1:]))
+    source = path.with_name("float32.tflite")
+    export(model, source)
     job = quantizer.Quantizer(str(source), recipe.weight_only_wi8_afp32())
-    path.unlink()  # It overwrites none.
+    path.unlink()  # It does not overwrite files.
     job.quantize().export_model(str(path))
 
 
@@ -140,11 +141,11 @@ def rows(args):
         for name, quantization in CHOICES.items():
             images = representative if quantization == "int8" else None
             export(model, path, "litert", quantization, representative_images=images)
-            (logits,) = runtimes.open_file(path, args.threads).run(test)
+            (logits,) = formats.open_file(path, args.threads).run(test)
             yield row(name, logits, f"{path.stat().st_size / 1024:.0f}")
         for name, write in OTHERS.items():
             write(fused, path, representative)
-            (logits,) = runtimes.open_file(path, args.threads).run(test)
+            (logits,) = formats.open_file(path, args.threads).run(test)
             yield row(name, logits, f"{path.stat().st_size / 1024:.0f}")
     model.quantize("int8")
     yield row('Keras `model.quantize("int8")`', model.predict(test, verbose=0), "")
@@ -155,7 +156,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, help="file that the report joins")
+    parser.add_argument("--output", type=Path, help="file to append the report to")
     args = parser.parse_args()
     versions = reports.versions(("keras", "ai-edge-quantizer", "ai-edge-litert"))
     header = (

@@ -1,10 +1,9 @@
-"""Time and peak memory of `conversion/convert.py --all --dry-run` at the true sizes.
+"""Measure time and peak memory of `conversion/convert.py --all --dry-run`.
 
-Stand-ins of the published checkpoints, of their sizes and layout but with random
-weights, are served on the loopback as the Hub would. Nothing else is left out:
-download, conversion, comparison with transformers where it is installed, exports and
-their verification, card and hashes. Needs Linux, and some 40 GB of disk for all seven
-with every export.
+A server on the loopback acts as the Hub. Its checkpoints have the sizes and the layout
+of the published ones, but random weights. All steps run: download, conversion,
+comparison with transformers if it is installed, exports and their verification, card
+and hashes. Needs Linux, and about 40 GB of disk for all seven with every export.
 
     python benchmarks/release.py --exports saved_model litert onnx \\
         --output benchmarks/RESULTS.md
@@ -30,9 +29,9 @@ import reports
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "0" * 40
-ORGANISATION = "stand-in"
+ORGANISATION = "random-weights"
 PACKAGES = (*reports.PACKAGES, "ai-edge-litert", "onnxruntime", "openvino")
-# Between looks at the memory of the processes.
+# Seconds between two measurements of the memory.
 SECONDS = 0.1
 
 
@@ -41,7 +40,7 @@ def main():
     parser.add_argument("--exports", nargs="+", default=[])
     parser.add_argument("--representative", nargs="+", default=[])
     parser.add_argument("--only", help="one of the seven, such as cvt13/imagenet")
-    parser.add_argument("--folder", type=Path, help="for its temporary files")
+    parser.add_argument("--folder", type=Path, help="where temporary files go")
     parser.add_argument("--output", type=Path, help="Markdown file to append to")
     args = parser.parse_args()
 
@@ -55,26 +54,26 @@ def main():
             )
         )
         for model in {record.model for record in weights}:
-            reports.say(f"writing a stand-in of {model}")
-            write_stand_in(model, folder / f"{model}.safetensors")
+            reports.say(f"writing random weights of {model}")
+            write_random_weights(model, folder / f"{model}.safetensors")
         files = {w.repo: folder / f"{w.model}.safetensors" for w in weights}
         url = stack.enter_context(served(files))
         measured = run(args, weights, folder, url)
     reports.keep("\n".join(report(weights, *measured)), args.output)
 
 
-# -------------------------------------------------------------- stand-in Hub
+# -------------------------------------------------------------- loopback Hub
 
 
-def write_stand_in(model, path):
-    """Write it from another process: its memory is not the conversion's."""
+def write_random_weights(model, path):
+    """Write a checkpoint from another process, whose memory is not measured."""
     process = multiprocessing.get_context("spawn").Process(
         target=fill, args=(model, str(path))
     )
     process.start()
     process.join()
     if process.exitcode:
-        raise SystemExit(f"The stand-in of {model} could not be written.")
+        raise SystemExit(f"The random weights of {model} could not be written.")
 
 
 def fill(model, path):
@@ -82,11 +81,11 @@ def fill(model, path):
     from safetensors.numpy import save_file
 
     from keras_cvt import builders, zoo
-    from keras_cvt.checkpoints import assign, layouts
+    from keras_cvt.checkpoints import layouts, state_dict
 
-    state = assign.extract(builders.CvT(zoo.MODELS[model]))
+    state = state_dict.extract(builders.CvT(zoo.MODELS[model]))
     for key, array in state.items():
-        # Each entry of its own values: layers of the same size are not alike.
+        # Layers of the same size get different values.
         rng = np.random.default_rng(zlib.crc32(key.encode()))
         values = rng.standard_normal(array.shape, dtype="float32")
         if key.endswith("running_var"):
@@ -101,13 +100,13 @@ def fill(model, path):
 
 @contextlib.contextmanager
 def served(files):
-    """Serve {repository: model.safetensors} as far as a download needs."""
+    """Serve {repository: model.safetensors}: as much of the Hub as a download needs."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def log_message(self, *_):
-            """Keep the requests out of the program's output."""
+            """Print nothing for a request."""
 
         def do_HEAD(self):
             self.do_GET()
@@ -141,7 +140,7 @@ def served(files):
 
 
 def run(args, weights, folder, url):
-    """Return exit status, and seconds and peak bytes of each release."""
+    """Return the exit status, and the seconds and peak bytes of each release."""
     names = [record.repo.split("/")[1] for record in weights]
     command = [sys.executable, str(ROOT / "conversion" / "convert.py")]
     out = folder / "releases"
@@ -169,8 +168,8 @@ def run(args, weights, folder, url):
     peaks, ends = [0] * (len(weights) + 1), []
     start = time.perf_counter()
     while process.poll() is None:
-        # A release is over when its record is there; one that fails has none, and its
-        # figures join the next one's.
+        # A release has ended when its record exists. A failed one has no record: its
+        # time and memory are added to those of the next.
         while len(ends) < len(records) and records[len(ends)].is_file():
             ends.append(time.perf_counter() - start)
             reports.say(f"{names[len(ends) - 1]} after {ends[-1]:.0f} s")
@@ -183,7 +182,7 @@ def run(args, weights, folder, url):
 
 
 def tree_memory(root):
-    """Return the resident bytes of a process and all that it started."""
+    """Return the resident bytes of a process and all its descendants."""
     parents, resident = {}, {}
     for status in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
@@ -206,7 +205,7 @@ def report(weights, status, ends, total, peaks):
     yield f"## A release at true size ({datetime.date.today()})\n"
     yield f"`{reports.command_line()}`, {reports.versions(PACKAGES)},"
     yield f"{reports.processor()}. Random weights in transformers' layout, served on"
-    yield "the loopback. Memory is what the process and its children held at once.\n"
+    yield "the loopback. Memory: resident bytes of the process and its children.\n"
     rows = []
     for i, end in enumerate(ends):
         parameters = profile.parameters(zoo.MODELS[weights[i].model])

@@ -1,4 +1,4 @@
-"""What every report says of its run, and where the report goes."""
+"""The parts that all reports share: the machine, versions, tables, the output file."""
 
 import contextlib
 import importlib.metadata
@@ -24,7 +24,7 @@ def processor():
 
 
 def has_bfloat16():
-    """Return whether the processor multiplies bfloat16 itself."""
+    """Return whether the processor has bfloat16 instructions."""
     return bool(processor_and_flags()[1] & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -49,10 +49,8 @@ def versions(packages=PACKAGES):
 
 
 def peak_memory():
-    """Return this process's peak memory in bytes.
-
-    On Linux not `ru_maxrss`, which starts at what the parent process held.
-    """
+    """Return this process's peak memory in bytes."""
+    # Not `ru_maxrss` on Linux: it starts at the parent process's value.
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -73,7 +71,7 @@ def say(text):
 
 
 def keep(text, output):
-    """Print a report, and let it join a file if there is one."""
+    """Print a report, and append it to a file if one is given."""
     print(text)
     if output:
         with output.open("a", encoding="utf-8") as file:

@@ -21,10 +21,10 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import interleaved
 import networks
 import reports
 import scaling_plot
-import turns
 
 STRIDES = (1, 2, 4)
 PUBLISHED = 2
@@ -166,7 +166,7 @@ def measure(args, name, size, batch, stride=PUBLISHED):
     try:
         if name == LITERT:
             prepare(args, batch)
-        with contextlib.closing(turns.Worker(name, args, batch)) as worker:
+        with contextlib.closing(interleaved.Worker(name, args, batch)) as worker:
             speeds = [worker.ask("measure") for _ in range(args.rounds)]
             memory = worker.ask("quit")
     except (SystemExit, subprocess.CalledProcessError) as error:
@@ -181,7 +181,7 @@ def prepare(args, batch):
         + ["--image-size", str(args.image_size), "--batch-size", str(batch)]
         + ["--threads", str(args.threads), "--config-file", args.config_file],
         check=True,
-        env=turns.environment(args.threads),
+        env=interleaved.environment(args.threads),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL if args.quiet else None,
     )
@@ -303,16 +303,16 @@ def add_arguments(parser):
 
 
 def main():
-    args = turns.arguments(__doc__.splitlines()[0], add_arguments)
+    args = interleaved.arguments(__doc__.splitlines()[0], add_arguments)
     if args.worker == PREPARATION:
         export(args)
     elif args.worker:
         # Where memory ends, this process is the one to go.
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
-        turns.work(args, CONTENDERS)
+        interleaved.work(args, CONTENDERS)
     else:
-        turns.run(args, report)
+        interleaved.run(args, report)
 
 
 if __name__ == "__main__":

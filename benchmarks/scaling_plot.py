@@ -1,16 +1,16 @@
-"""The picture of `scaling.py`: time, memory and MACs against what they grow with."""
+"""The plot of `scaling.py`: time, memory and MACs by image size, batch and stride."""
 
 import math
 
 
 def draw(sweeps, path, baseline, stride):
-    """Draw the sweeps; dashed is what time would be if it followed the MACs.
+    """Draw the sweeps. Dashed lines show the time if it were proportional to the MACs.
 
     Args:
-        sweeps: Points by resolution, batch and stride_kv.
+        sweeps: The measured points under "resolution", "batch" and "stride_kv".
         path: PNG file to write.
         baseline: The contender whose first point the dashed lines start from.
-        stride: The stride_kv that they start from.
+        stride: The `stride_kv` that the dashed lines by stride start from.
     """
     import matplotlib
 
@@ -41,7 +41,7 @@ def draw(sweeps, path, baseline, stride):
     macs.stackplot([p.size for p in line], shares.values(), labels=shares)
 
     lines = _lines(sweeps["stride_kv"], lambda p: p.stride)
-    # All from one point, so that strides keep their distance in MACs.
+    # All start from one point, so that their distance shows the difference in MACs.
     start = min(lines[stride], key=lambda p: p.size)
     for i, (each, line) in enumerate(lines.items()):
         x = [p.size for p in line]
@@ -52,12 +52,12 @@ def draw(sweeps, path, baseline, stride):
         stride_time.plot(x, _by_macs(line, start), "--", color=color)
 
     for axis, title, x in (
-        (time, "ms an image, batch 1", "pixels"),
+        (time, "ms per image, batch 1", "pixels"),
         (memory, "peak memory, MiB, batch 1", "pixels"),
-        (macs, "GMACs an image", "pixels"),
-        (batch_time, "ms an image", "batch"),
+        (macs, "GMACs per image", "pixels"),
+        (batch_time, "ms per image", "batch"),
         (batch_memory, "peak memory, MiB", "batch"),
-        (stride_time, "ms an image (dashed: by MACs)", "pixels"),
+        (stride_time, "ms per image (dashed: by MACs)", "pixels"),
     ):
         axis.set(title=title, xlabel=x)
         axis.grid(alpha=0.3)

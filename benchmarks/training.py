@@ -1,9 +1,9 @@
 """Training on the CPU: keras_cvt beside transformers' PyTorch CvT.
 
-Each contender trains random images in a process of its own: AdamW, cross-entropy, drop
-path 0.1. A round starts every contender once, so that what else the machine does meets
-all alike; speeds are of whole steps after the first ones. Ratios are medians of the
-rounds' ratios.
+Each contender trains on random images in a process of its own, with AdamW,
+cross-entropy and drop path 0.1. A round runs every contender once, so that other load
+on the machine affects all of them. Speeds are those of whole steps after the first
+ones. Ratios are medians of the rounds' ratios.
 
     python benchmarks/training.py --output benchmarks/RESULTS.md
 """
@@ -18,16 +18,16 @@ import sys
 import time
 from pathlib import Path
 
+import interleaved
 import networks
 import reports
-import turns
 
 BASELINE = "transformers"
 WARM_UP = 2
 
 
 def keras_cvt_steps(args):
-    """Train with `fit`; return the seconds of every step, the first with its set-up."""
+    """Train with `fit`. Return the seconds of each step; the first includes set-up."""
     if os.environ["KERAS_BACKEND"] == "tensorflow":
         networks.tensorflow(args.threads)
     import keras
@@ -62,7 +62,7 @@ def keras_cvt_steps(args):
 
 
 def transformers_steps(args):
-    """Train with a plain PyTorch loop; return the seconds of every step."""
+    """Train with a plain PyTorch loop. Return the seconds of each step."""
     import torch
 
     model = networks.transformers_model(args).train()
@@ -90,7 +90,7 @@ CONTENDERS = {"keras_cvt": keras_cvt_steps, BASELINE: transformers_steps}
 
 def work(args):
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Nothing that a library prints may get between.
+    os.dup2(2, 1)  # Keep what libraries print out of the replies.
     times = CONTENDERS[args.worker](args)
     peak = reports.peak_memory()
     json.dump({"times": times, "memory": peak}, replies)
@@ -116,7 +116,7 @@ def start(name, precision, args):
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if args.quiet else None,
-        env=turns.environment(args.threads),
+        env=interleaved.environment(args.threads),
     ).stdout
     found = json.loads(output)
     return {
@@ -196,7 +196,7 @@ def main():
     if args.worker:
         work(args)
         return
-    turns.run(args, report)
+    interleaved.run(args, report)
 
 
 if __name__ == "__main__":

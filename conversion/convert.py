@@ -1,10 +1,10 @@
-"""Convert a CvT checkpoint: strict load, comparison, saved file or a page of the Hub.
+"""Convert a CvT checkpoint to a file, or to a repository on the Hub.
 
     python conversion/convert.py CvT-13-224x224-IN-1k.pth model.keras
     python conversion/convert.py cvt13/imagenet hf://org/cvt-13 --dry-run
     python conversion/convert.py --all hf://org
 
-The same as `keras-cvt convert`; see `python conversion/convert.py --help`.
+This is `keras-cvt convert`; see `python conversion/convert.py --help`.
 """
 
 import sys

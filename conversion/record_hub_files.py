@@ -1,7 +1,7 @@
-"""Record commit and hashes of the published weights' files, as the Hub states them.
+"""Record the commit and the file hashes of the published weights on the Hub.
 
-Run by someone with the Hub; from then on downloads are pinned to these commits and
-checked against these hashes.
+It needs the Hub. Afterwards, downloads are pinned to these commits and checked against
+these hashes.
 
     python conversion/record_hub_files.py
 """
@@ -12,26 +12,30 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from keras_cvt import hub_files, zoo
+from keras_cvt import zoo
+from keras_cvt.repository import client
 
 ASSET = Path(__file__).parent.parent / "keras_cvt" / "assets" / "hub_files.json"
 
 
 def record(repo: str) -> dict:
-    """Return the main branch's commit and the SHA-256 of its checkpoint files."""
+    """Return the commit of the main branch, and the SHA-256 of its checkpoint files."""
     info = HfApi().model_info(repo, files_metadata=True)
     hashes = {
         file.rfilename: file.lfs.sha256
         for file in info.siblings
-        if file.rfilename in hub_files.CHECKPOINT_FILES and file.lfs is not None
+        if file.rfilename in client.CHECKPOINT_FILES and file.lfs is not None
     }
     if not hashes:
-        raise ValueError(f"The Hub states no hash of a checkpoint file of {repo}.")
+        raise ValueError(
+            "Expected a repository whose checkpoint files have hashes. "
+            f"Received: {repo}"
+        )
     return {"revision": info.sha, "sha256": hashes}
 
 
 def main():
-    """Write the asset anew."""
+    """Write the asset."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ASSET)
     parser.add_argument("--repos", nargs="+", default=[r.repo for r in zoo.WEIGHTS])

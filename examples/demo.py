@@ -1,9 +1,9 @@
-"""Classify photos with the published CvT-13, or show the way without a network.
+"""Classify photos with the published CvT-13, or digits with a small CvT.
 
-With a reachable Hub: CvT-13 and its ImageNet weights on photos of scikit-image.
-Without: a small CvT learns scikit-learn's digits in about a minute, is saved as a
-checkpoint in the official PyTorch layout, loaded back, and classifies digits that it
-has not seen.
+If the Hugging Face Hub is reachable, CvT-13 with its ImageNet weights classifies
+photos of scikit-image. Otherwise a small CvT learns scikit-learn's digits in about a
+minute. It is saved as a checkpoint in the official PyTorch layout and loaded back.
+Then it classifies digits that it has not seen.
 
     python examples/demo.py [--output FOLDER] [--offline]
 """
@@ -19,7 +19,7 @@ import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
 from keras_cvt.checkpoints import load_checkpoint, save_checkpoint
 
-LEAST = 0.001  # Of the scores that the picture shows.
+MIN_SCORE = 0.001  # The picture leaves out lower scores.
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 DIGITS = CvTConfig(
     stages=(
@@ -30,7 +30,7 @@ DIGITS = CvTConfig(
 
 
 def classify_photos():
-    """Return images, captions, their top-5 and a title, or None without a Hub."""
+    """Return images, captions, top-5 classes and a title; None without weights."""
     print("Asking the Hugging Face Hub for the weights of CvT-13 ...")
     try:
         model = keras_cvt.CvT13(weights="imagenet")
@@ -49,7 +49,7 @@ def classify_photos():
 
 
 def digits_network(**kwargs):
-    # Images of one channel are normalised by the caller.
+    # The model normalises RGB only; the caller scales images of one channel.
     return keras_cvt.CvT(
         DIGITS,
         classes=10,
@@ -60,7 +60,7 @@ def digits_network(**kwargs):
 
 
 def classify_digits(folder):
-    """Train, save, load back and classify; return as `classify_photos` does."""
+    """Train, save, load back and classify. Returns the same as `classify_photos`."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -123,7 +123,7 @@ def draw(images, captions, top5, title, path):
     )
     figure.suptitle(title)
     for i, (image, best) in enumerate(zip(images, top5, strict=True)):
-        best = [(name, score) for name, score in best if score >= LEAST]
+        best = [(name, score) for name, score in best if score >= MIN_SCORE]
         row, column = divmod(i, columns)
         picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
         picture.imshow(image, cmap="gray", interpolation="bicubic")
@@ -132,7 +132,7 @@ def draw(images, captions, top5, title, path):
         names = [textwrap.shorten(name.replace("_", " "), 22) for name, _ in best]
         places = range(len(best))
         bars.barh(places, [score for _, score in best], color="#a6c8e8")
-        # Names stand on the bars: beside them they would not fit.
+        # Names are drawn on the bars: beside them there is no space.
         for place, (name, (_, score)) in enumerate(zip(names, best, strict=True)):
             bars.text(0.02, place, f"{name}  {score:.1%}", va="center", fontsize=9)
         bars.set(xlim=(0, 1), ylim=(4.5, -0.5), xticks=[], yticks=[])
@@ -143,7 +143,7 @@ def draw(images, captions, top5, title, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
-    parser.add_argument("--offline", action="store_true", help="do not ask the Hub")
+    parser.add_argument("--offline", action="store_true", help="skip the Hub")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     result = None if options.offline else classify_photos()

@@ -1,13 +1,13 @@
-"""Measure a CvT's accuracy, and hold it against what was published for its weights.
+"""Measure the accuracy of a CvT and compare it with the published accuracy.
 
     python examples/evaluate.py --data imagenet2012 --model cvt13 --weights imagenet
     python examples/evaluate.py --data imagenet_v2/matched-frequency --model cvt13
     python examples/evaluate.py --data imagenet2012 --real-labels real.json
     python examples/evaluate.py --data FOLDER --model run/best.keras
 
-`real.json` holds the reassessed labels of ImageNet's validation images (ReaL, arXiv
+`real.json` contains the reassessed labels of ImageNet's validation images (ReaL, arXiv
 2006.07159): https://github.com/google-research/reassessed-imagenet. The exit status is
-1 if the top-1 accuracy is further than 0.1 points from the published one.
+1 if the top-1 accuracy differs from the published one by more than 0.1 points.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse_arguments():
     )
     common.add_data(parser)
     parser.add_argument(
-        "--split", default="validation", help="of the images (default: %(default)s)"
+        "--split", default="validation", help="split to use (default: %(default)s)"
     )
     parser.add_argument(
         "--model",
@@ -55,20 +55,22 @@ def parse_arguments():
     parser.add_argument(
         "--benchmark",
         choices=BENCHMARKS,
-        help="what the images are, if --data is a folder: the published figure to "
-        "compare with",
+        help="which published accuracy to compare with; needed if --data is a folder",
     )
     parser.add_argument(
-        "--real-labels", type=Path, help="real.json: measure with ReaL labels"
+        "--real-labels", type=Path, help="path of real.json: use the ReaL labels"
     )
     parser.add_argument(
-        "--published", type=float, metavar="TOP1", help="compare with this instead, %%"
+        "--published",
+        type=float,
+        metavar="TOP1",
+        help="compare with this accuracy, in %%",
     )
     return parser.parse_args()
 
 
 def load(options):
-    """Return the model and the record of its published weights, or None."""
+    """Return the model, and the record of its weights if they are published."""
     training.set_precision(options.precision)
     if options.model.endswith(".keras"):
         return keras.models.load_model(options.model), None
@@ -82,7 +84,7 @@ def load(options):
 
 
 def benchmark(options):
-    """Return which of BENCHMARKS the images are, or None."""
+    """Return the name in BENCHMARKS of the images, or None."""
     if options.real_labels:
         return "imagenet_real"
     names = {"imagenet2012": "imagenet", "imagenet_v2": "imagenet_v2"}
@@ -93,18 +95,19 @@ def published_top1(options, record):
     """Return the published top-1 accuracy in percent, or None if there is none."""
     if options.published is not None:
         return options.published
-    # ReaL: none has been checked for these weights.
+    # No ReaL accuracy of these weights has been checked.
     fields = {"imagenet": "top1", "imagenet_v2": "imagenet_v2_top1"}
     field = fields.get(benchmark(options))
     return getattr(record, field) if record and field else None
 
 
 def real_labels(path, names):
-    """Return the set of right labels of each image: empty for images without any.
+    """Return the set of correct labels of each image. Some sets are empty.
 
     Args:
-        path: real.json: a list of 50,000 lists of labels, in the order of the names.
-        names: File names of ImageNet's validation images.
+        path: Path of real.json, a list with a list of labels for each of ImageNet's
+            50,000 validation images, in the order of their names.
+        names: File names of the images.
     """
     labels = json.loads(path.read_text(encoding="utf-8"))
     indices = []
@@ -137,11 +140,12 @@ def file_names(source, options):
 
 
 def hits(scores, labels, top):
-    """Return whether any of the best `top` classes is right, an image each.
+    """Return for each image whether one of its `top` best classes is correct.
 
     Args:
-        scores: (N, classes).
-        labels: N sets of right classes.
+        scores: Scores of the classes, (N, classes).
+        labels: N sets of correct labels.
+        top: Number of classes that count.
     """
     best = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
     return np.array([not s.isdisjoint(b) for s, b in zip(labels, best, strict=True)])
@@ -150,17 +154,18 @@ def hits(scores, labels, top):
 def main():
     options = parse_arguments()
     model, record = load(options)
-    # Of a TFDS data set, images and names must stay in step.
+    # The check drops damaged images. With ReaL labels of a TFDS data set none may be
+    # dropped, because the file names are read separately.
     source = data.open_source(
         options.data,
         options.split,
         data_dir=options.data_dir,
         check_images=not options.real_labels,
     )
-    classes = model.output_shape[-1]
-    if len(source.class_names) != classes:
+    if len(source.class_names) != model.classes:
         raise SystemExit(
-            f"The model has {classes} classes, the images {len(source.class_names)}."
+            f"Expected images of the model's {model.classes} classes. "
+            f"Received: {len(source.class_names)} classes in {options.data}"
         )
     batches = data.evaluation_batches(source, model, options.batch_size)
     scores = model.predict(batches)

@@ -3,7 +3,7 @@
     python examples/fine_tune.py --data FOLDER --model cvt13 --weights imagenet
 
 The folder holds train/ and validation/ (or test/) with a folder of images for each
-class; a TensorFlow Datasets name does as well.
+class. The name of a TensorFlow Datasets data set works too.
 """
 
 import dataclasses
@@ -25,27 +25,28 @@ def main():
         "--recipe",
         choices=training.FINE_TUNING,
         default="pets",
-        help="length: 20,000 steps imagenet, 10,000 cifar, 500 pets and flowers "
-        "(default: %(default)s)",
+        help="which data set's recipe: it sets the length, 20,000 steps for imagenet, "
+        "10,000 for cifar, 500 for pets and flowers (default: %(default)s)",
     )
     parser.add_argument(
         "--optimizer",
         choices=("sgd", "adamw"),
         default="sgd",
-        help="default: %(default)s, the recipe's",
+        help="default: %(default)s, as in the paper",
     )
     parser.add_argument(
         "--weight-decay", type=float, default=0.0, help="default: %(default)s"
     )
     parser.add_argument(
-        "--no-crop", action="store_true", help="resize and flip, do not crop at random"
+        "--no-crop", action="store_true", help="only resize and flip images"
     )
     parser.add_argument(
         "--freeze",
         type=int,
         default=0,
         metavar="STAGES",
-        help="how many stages, from the image on, do not train (default: %(default)s)",
+        help="number of stages to freeze, counted from the image (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--layer-decay",
@@ -55,7 +56,7 @@ def main():
         "%(default)s)",
     )
     parser.add_argument(
-        "--lora", type=int, metavar="RANK", help="train matrices of this rank instead"
+        "--lora", type=int, metavar="RANK", help="train only matrices of this rank"
     )
     options = parser.parse_args()
 
@@ -75,7 +76,8 @@ def main():
             drop_path_rate=recipe.drop_path_rate,
         )
         if options.lora:
-            print(f"LoRA trains {training.enable_lora(model, options.lora):,} numbers")
+            count = training.enable_lora(model, options.lora)
+            print(f"LoRA trains {count:,} parameters")
         elif options.freeze:
             training.freeze_stages(model, options.freeze)
         return model

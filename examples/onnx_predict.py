@@ -1,7 +1,7 @@
 """Classify photos with an exported ONNX file.
 
-Needs only onnxruntime, NumPy and Pillow: neither keras_cvt nor TensorFlow. Labels,
-size and crop come from the file itself.
+Needs only onnxruntime, NumPy and Pillow, not keras_cvt or TensorFlow. The class
+names, the image size and the crop come from the file itself.
 
     python examples/onnx_predict.py cvt13.onnx photo.jpg ...
 """

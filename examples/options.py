@@ -1,4 +1,4 @@
-"""What the training programs of this folder share: options and set-up."""
+"""Options and set-up that the training programs of this folder share."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ BUILDERS = {
 
 
 def parser(description):
-    """Return a parser of the options that all training programs take."""
+    """Return a parser with the options of all training programs."""
     options = argparse.ArgumentParser(description=description)
     add_data(options)
     options.add_argument(
@@ -38,7 +38,7 @@ def parser(description):
         "--batch-size",
         type=int,
         default=128,
-        help="images a step, on all devices together (default: %(default)s)",
+        help="images per step, on all devices together (default: %(default)s)",
     )
     options.add_argument("--image-size", type=int, help="pixels; default: the recipe's")
     options.add_argument(
@@ -52,43 +52,47 @@ def parser(description):
         "--distribute",
         choices=training.DISTRIBUTIONS,
         default="none",
-        help="devices to share each batch among (default: %(default)s)",
+        help="how devices share each batch (default: %(default)s)",
     )
     options.add_argument(
         "--cache", action="store_true", help="keep the encoded images in memory"
     )
     options.add_argument(
-        "--clip-norm", type=float, help="clip the gradient's global norm"
+        "--clip-norm", type=float, help="largest global norm of the gradients"
     )
     options.add_argument(
         "--ema",
         type=float,
-        help="momentum of an average of the weights, such as 0.9999",
+        help="validate and save averaged weights; the momentum of the average, such as "
+        "0.9999",
     )
-    options.add_argument("--accumulate", type=int, help="batches an optimizer step")
     options.add_argument(
-        "--resume", action="store_true", help="go on with the run in --output"
+        "--accumulate", type=int, help="batches per optimizer step (default: 1)"
+    )
+    options.add_argument(
+        "--resume", action="store_true", help="continue the run in --output"
     )
     options.add_argument(
         "--seed",
         type=int,
         default=0,
-        help="of weights, order and augmentation (default: %(default)s)",
+        help="seed of weights, order and augmentation (default: %(default)s)",
     )
     return options
 
 
 def run(main):
-    """Run a program; what it or keras_cvt refuses is a message without traceback."""
+    """Run a program. Errors of the program and of keras_cvt show no traceback."""
     try:
         main()
     except (ValueError, OSError, ImportError) as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         ours = Path(keras_cvt.__file__).parent, Path(__file__).parent
-        # Of anything deeper the traceback is needed.
+        # Errors from deeper down need the traceback.
         if not any(Path(frame.filename).is_relative_to(folder) for folder in ours):
             raise
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        message = str(error).replace("`resume=True`", "--resume")
+        sys.exit(f"{Path(sys.argv[0]).name}: {message}")
 
 
 def add_data(options):
@@ -96,9 +100,9 @@ def add_data(options):
         "--data",
         required=True,
         help="folder with train/ and validation/ (or test/) of class folders, "
-        "directory of a TFDS data set, or a TensorFlow Datasets name",
+        "directory of a TFDS data set, or name of a TensorFlow Datasets data set",
     )
-    options.add_argument("--data-dir", help="where TensorFlow Datasets keeps its data")
+    options.add_argument("--data-dir", help="folder of TensorFlow Datasets' data")
 
 
 def add_precision(options):
@@ -106,12 +110,13 @@ def add_precision(options):
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="of the computation; weights stay float32 (default: %(default)s)",
+        help="precision of the computation; weights stay float32 (default: "
+        "%(default)s)",
     )
 
 
 def builder(name):
-    """Return what builds a model, for a published name or a configuration file."""
+    """Return the builder of a published network or of a configuration file."""
     if name in BUILDERS:
         return BUILDERS[name]
     if not Path(name).is_file():
@@ -125,7 +130,7 @@ def builder(name):
 
 
 def override(recipe, options):
-    """Return the recipe with what the command line says."""
+    """Return the recipe with the command line's changes."""
     changes = {}
     if options.epochs:
         changes |= {"epochs": options.epochs, "steps": None}
@@ -142,7 +147,7 @@ def override(recipe, options):
 
 
 def train(options, recipe, build, multipliers=None):
-    """Open the images, build, train, and say what came out."""
+    """Open the images, build and train a model, and print the result."""
     images = data.open_source(options.data, "train", data_dir=options.data_dir)
     held_out = data.open_source(
         options.data,
@@ -157,20 +162,7 @@ def train(options, recipe, build, multipliers=None):
     training.set_precision(options.precision)
     keras.utils.set_random_seed(options.seed)
     with training.distribute(options.distribute, options.batch_size):
-        run = training.Run(
-            options.output,
-            {
-                "data": options.data,
-                "classes": images.class_names,
-                "model": options.model,
-                "batch_size": options.batch_size,
-                "precision": options.precision,
-                "seed": options.seed,
-                "recipe": recipe.to_dict(),
-                "extras": extras(options),
-            },
-            resume=options.resume,
-        )
+        run = training.Run(options.output, resume=options.resume)
         model = build(len(images.class_names))
         history = training.fit(
             model,
@@ -182,7 +174,10 @@ def train(options, recipe, build, multipliers=None):
             seed=options.seed,
             cache=options.cache,
             multipliers=multipliers(model) if multipliers else None,
-            **extras(options),
+            use_ema=bool(options.ema),
+            ema_momentum=options.ema or 0.0,
+            global_clipnorm=options.clip_norm,
+            gradient_accumulation_steps=options.accumulate,
         )
     if not run.writes:
         return
@@ -191,14 +186,3 @@ def train(options, recipe, build, multipliers=None):
         f"Best validation accuracy {best['val_accuracy']:.2%} after epoch "
         f"{best['epoch'] + 1:.0f}: {run.best}\nCurves: {run.plot()}"
     )
-
-
-def extras(options):
-    """Return the options of Keras's optimizers that the command line sets."""
-    chosen = {
-        "global_clipnorm": options.clip_norm,
-        "gradient_accumulation_steps": options.accumulate,
-    }
-    if options.ema:
-        chosen |= {"use_ema": True, "ema_momentum": options.ema}
-    return {name: value for name, value in chosen.items() if value}

@@ -1,4 +1,7 @@
-"""Photos as an exported CvT takes them, and its answers; needs NumPy and Pillow."""
+"""Prepare photos for an exported CvT and print its best classes.
+
+Needs only NumPy and Pillow.
+"""
 
 import argparse
 
@@ -7,7 +10,7 @@ from PIL import Image
 
 
 def load(path, transform):
-    """Return (1, height, width, 3), float32, 0-255: resized and cropped.
+    """Return a photo as float32 (1, height, width, 3) of 0-255, resized and cropped.
 
     `transform` is `input.eval_transform` of the file's metadata.
     """
@@ -27,16 +30,18 @@ def load(path, transform):
 
 
 def best(scores, metadata, top):
-    """Return the best (label, probability) pairs of one image's outputs."""
+    """Return the best (class name, probability) pairs of one image's outputs."""
     if metadata["outputs"] == "logits":
         scores = np.exp(scores - scores.max())
         scores = scores / scores.sum()
-    labels = metadata["labels"] or [f"class {i}" for i in range(len(scores))]
-    return [(labels[i], float(scores[i])) for i in np.argsort(-scores)[:top]]
+    # Files of version 0.1.0 call them labels.
+    names = metadata.get("class_names", metadata.get("labels"))
+    names = names or [f"class {i}" for i in range(len(scores))]
+    return [(names[i], float(scores[i])) for i in np.argsort(-scores)[:top]]
 
 
 def classify(description, open_file):
-    """Classify the photos that the command line names, and print the best classes.
+    """Classify the photos on the command line, and print the best classes.
 
     `open_file` returns a file's metadata and a function from images to outputs.
     """
@@ -49,5 +54,5 @@ def classify(description, open_file):
     for path in options.photos:
         image = load(path, metadata["input"]["eval_transform"])
         print(path)
-        for label, score in best(run(image)[0], metadata, options.top):
-            print(f"  {score:6.1%}  {label}")
+        for name, score in best(run(image)[0], metadata, options.top):
+            print(f"  {score:6.1%}  {name}")

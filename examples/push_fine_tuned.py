@@ -1,10 +1,10 @@
-"""Fine-tune on a folder of images, export, push, load back and compare.
+"""Fine-tune on a folder of images, export, push, load again and compare.
 
     python examples/push_fine_tuned.py --data FOLDER --repo me/my-flowers \\
         --exports saved_model litert_int8
 
 The folder holds train/ and validation/ (or test/) with a folder of images for each
-class. A push needs a token with the right to write (HF_TOKEN, or `hf auth login`);
+class. A push needs a token with the right to write (HF_TOKEN, or `hf auth login`).
 --dry-run writes the repository into a folder instead.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 
 import keras_cvt
-from keras_cvt import conversion, data, hub, training
+from keras_cvt import data, hub, training
 
 
 def main():
@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--repo", required=True, help="org/name")
     parser.add_argument("--weights", default="imagenet")
-    parser.add_argument("--model", help="config.json of another network than CvT-13")
+    parser.add_argument("--model", help="config.json of the network; default: CvT-13")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=224)
@@ -34,9 +34,11 @@ def main():
     parser.add_argument(
         "--exports", nargs="+", default=(), help="such as saved_model litert_int8 onnx"
     )
-    parser.add_argument("--license", help="of your weights, such as apache-2.0")
+    parser.add_argument("--license", help="licence of your weights, such as apache-2.0")
     parser.add_argument("--public", action="store_true")
-    parser.add_argument("--dry-run", metavar="FOLDER", help="write there, do not push")
+    parser.add_argument(
+        "--dry-run", metavar="FOLDER", help="write the repository there, do not push"
+    )
     options = parser.parse_args()
 
     images = data.open_source(options.data, "train")
@@ -45,7 +47,7 @@ def main():
     )
     model, accuracy = fine_tune(options, images, held_out)
     about = hub.About(
-        description=f"Tells {len(images.class_names)} kinds of images apart.",
+        description=f"Distinguishes {len(images.class_names)} kinds of images.",
         license=options.license,
         base_model="microsoft/cvt-13" if options.weights == "imagenet" else None,
         evaluations=[
@@ -61,11 +63,11 @@ def main():
             model,
             artefacts,
             options.exports,
-            labels=images.class_names,
             source=options.repo,
             representative_images=representative(images, model),
         )
-    page = {"labels": images.class_names, "about": about, "artefacts": artefacts}
+    # The model knows its class names: `training.fit` took them from the images.
+    page = {"about": about, "artefacts": artefacts}
     if options.dry_run:
         difference = hub.write_folder(
             model, options.dry_run, repo_id=options.repo, **page
@@ -82,7 +84,7 @@ def main():
 
 
 def representative(images, model):
-    """Return up to 256 training images of all classes, such as the model takes."""
+    """Return up to 256 training images of all classes, as the model takes them."""
     evenly = images.examples.shard(-(-images.count // 256), 0)
     chosen = [
         PIL.Image.open(io.BytesIO(encoded)) for encoded, _ in evenly.as_numpy_iterator()
@@ -95,6 +97,11 @@ def fine_tune(options, images, held_out):
     config = keras_cvt.config.CVT_13
     if options.model:
         config = keras_cvt.CvTConfig.from_json(options.model)
+    recipe = dataclasses.replace(
+        training.FINE_TUNING["flowers"],
+        steps=options.steps,
+        image_size=options.image_size,
+    )
     model = keras_cvt.CvT(
         config,
         weights={"imagenet": "cvt13/imagenet", "none": None}.get(
@@ -102,19 +109,16 @@ def fine_tune(options, images, held_out):
         ),
         classes=len(images.class_names),
         classifier_activation=None,
+        drop_path_rate=recipe.drop_path_rate,
     )
-    recipe = dataclasses.replace(
-        training.FINE_TUNING["flowers"],
-        steps=options.steps,
-        image_size=options.image_size,
-    )
-    run = training.Run(Path(options.run), {"recipe": recipe.to_dict()})
+    run = training.Run(Path(options.run))
     history = training.fit(
         model, recipe, images, held_out, run, batch_size=options.batch_size
     )
     best = keras.models.load_model(run.best)
-    # Trained on logits; people want probabilities.
-    return conversion.classifier(best), max(row["val_accuracy"] for row in history)
+    # It was trained on logits. People want probabilities.
+    accuracy = max(row["val_accuracy"] for row in history)
+    return best.with_activation("softmax"), accuracy
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Classify photos with an exported SavedModel, from the files' bytes.
+"""Classify photos with an exported SavedModel.
 
-Needs only TensorFlow: decoding, resizing and labels are in the SavedModel.
+Needs only TensorFlow. The SavedModel takes the bytes of the photos: it decodes and
+resizes them itself, and returns class names.
 
     python examples/savedmodel_predict.py cvt13_folder photo.jpg ...
 """
@@ -20,8 +21,8 @@ def main():
     for path in options.photos:
         answer = classify(encoded=tf.stack([tf.io.read_file(path)]))
         print(path)
-        for label, score in zip(answer["labels"][0], answer["scores"][0], strict=True):
-            print(f"  {float(score):6.1%}  {label.numpy().decode()}")
+        for name, score in zip(answer["labels"][0], answer["scores"][0], strict=True):
+            print(f"  {float(score):6.1%}  {name.numpy().decode()}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Classify photos with an exported LiteRT file.
 
-Needs only ai-edge-litert, NumPy and Pillow: neither keras_cvt nor TensorFlow. Labels,
-size and crop come from the file itself.
+Needs only ai-edge-litert, NumPy and Pillow, not keras_cvt or TensorFlow. The class
+names, the image size and the crop come from the file itself.
 
     python examples/tflite_predict.py cvt13.tflite photo.jpg ...
 """

@@ -20,14 +20,17 @@ def main():
     parser.add_argument(
         "--crop-padding",
         type=int,
-        help="instead of random resized crops: pad by so many pixels and crop, as is "
-        "usual for small images",
+        metavar="PIXELS",
+        help="pad each side and crop, instead of random resized crops; usual for small "
+        "images",
     )
     parser.add_argument(
-        "--no-flip", action="store_true", help="for digits, letters, signs"
+        "--no-flip",
+        action="store_true",
+        help="do not flip: digits, letters, signs",
     )
     parser.add_argument(
-        "--plain", action="store_true", help="no augmentation but flips, no drop path"
+        "--plain", action="store_true", help="only flip images; no drop path"
     )
     parser.add_argument("--drop-path-rate", type=float, help="default: the recipe's")
     options = parser.parse_args()

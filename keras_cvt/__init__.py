@@ -1,5 +1,9 @@
 """CvT (Convolutional vision Transformer, arXiv 2103.15808) for Keras 3."""
 
+import importlib
+import warnings
+from types import ModuleType
+
 from keras_cvt import checkpoints, data, deploy, hub, layers, training
 from keras_cvt.builders import CvT, CvT13, CvT21, CvTSimplified, CvTW24
 from keras_cvt.config import CvTConfig, StageConfig
@@ -29,3 +33,23 @@ __all__ = [
     "preprocess_input",
     "training",
 ]
+
+# Modules under their names in version 0.1.0, for one version.
+_MOVED = {
+    "cli_deploy": "cli.deploy",
+    "downloads": "checkpoints.sources",
+    "hub_files": "repository.client",
+    "image_processors": "checkpoints.transformers_format",
+    "weights": "checkpoints.sources",
+} | {
+    name: f"_utils.{name}"
+    for name in ("errors", "files", "plots", "tables", "validation")
+}
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    new = f"{__name__}.{_MOVED[name]}"
+    warnings.warn(f"{__name__}.{name} is now {new}.", DeprecationWarning, stacklevel=2)
+    return importlib.import_module(new)

@@ -1,6 +1,6 @@
-"""Configurations of CvT: what a network is made of, and nothing else.
+"""The architecture of a CvT as immutable records.
 
-Every architecture number of the project stands here.
+All numbers of the published architectures are in this module.
 """
 
 import dataclasses
@@ -11,48 +11,69 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from keras_cvt import validation
+from keras_cvt._utils import arguments, validation
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: a convolutional token embedding and its Transformer blocks.
+    """The configuration of one stage.
+
+    A stage is a convolutional token embedding followed by Transformer blocks.
 
     Args:
-        embed_dim: Channels of the stage's tokens.
+        embed_dim: Number of channels of the stage's tokens.
         depth: Number of Transformer blocks.
-        num_heads: Attention heads; must divide `embed_dim`.
-        patch_size: Kernel size of the convolutional token embedding, in pixels.
+        num_heads: Number of attention heads. Must divide `embed_dim`, unless
+            `head_dim` is given.
+        patch_size: Kernel size of the convolutional token embedding, in pixels of
+            the image or positions of the map.
         patch_stride: Stride of the embedding.
         patch_padding: Zeros added on every side before the embedding.
-        mlp_ratio: Hidden width of the MLP, as a multiple of `embed_dim`.
-        qkv_bias: Whether the query, key and value layers have a bias.
-        drop_rate: Dropout after the embedding, the attention and both MLP layers.
-        attention_drop_rate: Dropout of the attention weights.
-        drop_path_rate: Stochastic depth of the last block; the blocks before it
-            rise linearly from 0.
-        cls_token: Whether the stage adds a class token.
-        projection: `"dw_bn"` (depthwise convolution and BatchNorm), `"avg"`
-            (average pooling of keys and values) or `"linear"` (none).
-        kernel_size: Kernel size of the projections.
-        padding_q: Padding of the query projection.
-        padding_kv: Padding of the key and value projections.
-        stride_q: Stride of the query projection; the residual needs 1.
-        stride_kv: Stride of the key and value projections.
-        head_dim: Channels of a head; None: `embed_dim / num_heads`.
-        scale: The attention's scores are multiplied by `embed_dim ** -0.5`
-            (`"embed_dim"`) or by a head's channels `** -0.5` (`"head_dim"`).
-        shared_kv: Whether keys and values share one convolutional projection, each
-            with a linear layer of its own.
-        embed_drop_rate: Dropout after the embedding; None: `drop_rate`.
+        mlp_ratio: Width of the MLP's hidden layer, as a multiple of `embed_dim`.
+            Defaults to `4.0`.
+        qkv_bias: Whether the query, key and value layers have a bias. Defaults to
+            `True`.
+        drop_rate: Dropout rate after the embedding, the attention and both layers of
+            the MLP, in [0, 1). Defaults to `0.0`.
+        attention_drop_rate: Dropout rate of the attention weights, in [0, 1).
+            Defaults to `0.0`.
+        drop_path_rate: Rate of stochastic depth of the last block, in [0, 1). From
+            the first block to the last the rates rise linearly from 0. Defaults to
+            `0.0`.
+        cls_token: Whether the stage adds a class token. Defaults to `False`.
+        projection: Projection of the keys and values: `"dw_bn"` (depthwise
+            convolution and BatchNorm), `"avg"` (average pooling) or `"linear"` (no
+            convolution). Defaults to `"dw_bn"`.
+        kernel_size: Kernel size of the projections. Defaults to `3`.
+        padding_q: Zeros that the query projection adds on every side. Defaults to
+            `1`.
+        padding_kv: Zeros that the key and value projections add on every side.
+            Defaults to `1`.
+        stride_q: Stride of the query projection. With `"dw_bn"` it must be 1, so
+            that the residual has the same shape. Defaults to `1`.
+        stride_kv: Stride of the key and value projections. Defaults to `2`.
+        head_dim: Number of channels of each head, or None for
+            `embed_dim / num_heads`. Defaults to `None`.
+        scale: `"embed_dim"` multiplies the attention scores by `embed_dim ** -0.5`,
+            `"head_dim"` by the number of channels of a head `** -0.5`. Defaults to
+            `"embed_dim"`.
+        shared_kv: Whether keys and values share one convolutional projection. They
+            have separate linear layers in any case. Defaults to `False`.
+        embed_drop_rate: Dropout rate after the embedding, or None for `drop_rate`.
+            Defaults to `None`.
 
     Raises:
         ValueError: If the values do not make a network.
 
+    Example:
+        >>> stage = keras_cvt.StageConfig(
+        ...     64, depth=1, num_heads=1, patch_size=7, patch_stride=4, patch_padding=2
+        ... )
+
     Reference:
         Paper section 3 and Table 2; `spec` of the official
-        `lib/models/cls_cvt.py`. The last four fields: `vit_pytorch/cvt.py` of
-        lucidrains/vit-pytorch.
+        `lib/models/cls_cvt.py`. The last four fields are those of
+        `vit_pytorch/cvt.py` in lucidrains/vit-pytorch.
     """
 
     embed_dim: int
@@ -79,12 +100,8 @@ class StageConfig:
     embed_drop_rate: float | None = None
 
     def __post_init__(self):
-        validation.check_int(
-            1,
-            depth=self.depth,
-            patch_size=self.patch_size,
-            patch_stride=self.patch_stride,
-        )
+        sizes = {n: getattr(self, n) for n in ("depth", "patch_size", "patch_stride")}
+        validation.check_int(1, **sizes)
         validation.check_int(0, patch_padding=self.patch_padding)
         validation.head_dim(self.embed_dim, self.num_heads, self.head_dim)
         validation.mlp_hidden_dim(self.embed_dim, self.mlp_ratio)
@@ -100,50 +117,38 @@ class StageConfig:
         if self.embed_drop_rate is not None:
             validation.check_rate(embed_drop_rate=self.embed_drop_rate)
         validation.check_projections(
-            self.projection,
-            self.kernel_size,
-            self.padding_q,
-            self.padding_kv,
-            self.stride_q,
-            self.stride_kv,
+            **arguments.select(validation.check_projections, vars(self))
         )
 
 
-# Our field name -> transformers' name of the list that holds it, a stage an entry.
+# Fields of a stage that transformers does not have.
+_NOT_IN_TRANSFORMERS = ("head_dim", "scale", "shared_kv", "embed_drop_rate")
+
+# Field of a stage -> transformers' name of the list with one entry per stage.
 _TRANSFORMERS_FIELDS = {
-    "embed_dim": "embed_dim",
-    "depth": "depth",
-    "num_heads": "num_heads",
+    field.name: field.name
+    for field in fields(StageConfig)
+    if field.name not in _NOT_IN_TRANSFORMERS
+} | {
     "patch_size": "patch_sizes",
-    "patch_stride": "patch_stride",
-    "patch_padding": "patch_padding",
-    "mlp_ratio": "mlp_ratio",
-    "qkv_bias": "qkv_bias",
-    "drop_rate": "drop_rate",
-    "attention_drop_rate": "attention_drop_rate",
-    "drop_path_rate": "drop_path_rate",
-    "cls_token": "cls_token",
     "projection": "qkv_projection_method",
     "kernel_size": "kernel_qkv",
-    "padding_q": "padding_q",
-    "padding_kv": "padding_kv",
-    "stride_q": "stride_q",
-    "stride_kv": "stride_kv",
 }
 
 
 @dataclass(frozen=True)
 class CvTConfig:
-    """A whole CvT: its stages and what they share.
+    """The configuration of a network.
 
     Args:
-        stages: The stages, first to last, as `StageConfig` or as dicts of its
-            fields.
-        activation: Of the MLPs: `"quick_gelu"`, `x * sigmoid(1.702 x)`, as the
-            official code builds its models, or `"gelu"`, exact (erf).
-        init: How linear layers start: `"trunc_norm"` (standard deviation 0.02)
-            or `"xavier"` (Glorot uniform).
-        final_norm: Whether what reaches the head is normalised.
+        stages: The stages, first to last: instances of `StageConfig` or dicts with
+            its fields.
+        activation: Activation of the MLPs. `"quick_gelu"` is `x * sigmoid(1.702 x)`,
+            which the official code uses. `"gelu"` is the exact GELU. Defaults to
+            `"quick_gelu"`.
+        init: Initial values of the linear layers: `"trunc_norm"` (standard deviation
+            0.02) or `"xavier"` (Glorot uniform). Defaults to `"trunc_norm"`.
+        final_norm: Whether there is a LayerNorm before the head. Defaults to `True`.
 
     Raises:
         ValueError: If the values do not make a network.
@@ -167,20 +172,18 @@ class CvTConfig:
     final_norm: bool = True
 
     def __post_init__(self):
-        if isinstance(self.stages, (str, Mapping)) or not self.stages:
+        is_sequence = isinstance(self.stages, Sequence)
+        if not is_sequence or isinstance(self.stages, str) or not self.stages:
             raise ValueError(
                 "`stages` must be a non-empty sequence of StageConfig. "
                 f"Received: stages={self.stages!r}"
             )
         stages = tuple(
-            _from_fields(StageConfig, stage) if isinstance(stage, Mapping) else stage
+            stage
+            if isinstance(stage, StageConfig)
+            else _from_fields(StageConfig, stage)
             for stage in self.stages
         )
-        for stage in stages:
-            if not isinstance(stage, StageConfig):
-                raise ValueError(
-                    f"Every stage must be a StageConfig. Received: {stage!r}"
-                )
         object.__setattr__(self, "stages", stages)
         validation.check_choice(validation.ACTIVATIONS, activation=self.activation)
         validation.check_choice(validation.INITS, init=self.init)
@@ -196,11 +199,15 @@ class CvTConfig:
         """Return a copy with other drop rates or another activation.
 
         Args:
-            drop_rate: New `drop_rate` of every stage.
-            attention_drop_rate: New `attention_drop_rate` of every stage.
-            drop_path_rate: New `drop_path_rate` of the last stage, the only one
-                that has any in the paper.
-            activation: New activation.
+            drop_rate: New `drop_rate` of every stage. Defaults to `None`, no change.
+            attention_drop_rate: New `attention_drop_rate` of every stage. Defaults to
+                `None`.
+            drop_path_rate: New `drop_path_rate` of the last stage, the only one with
+                stochastic depth in the paper. Defaults to `None`.
+            activation: New activation. Defaults to `None`.
+
+        Raises:
+            ValueError: If a value is out of range.
         """
         every_stage = _given(
             drop_rate=drop_rate, attention_drop_rate=attention_drop_rate
@@ -210,14 +217,17 @@ class CvTConfig:
         return replace(self, stages=tuple(stages), **_given(activation=activation))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as plain dicts, lists and numbers."""
+        """Return the configuration as dicts, lists and numbers, for JSON."""
         return dataclasses.asdict(self) | {
             "stages": [dataclasses.asdict(stage) for stage in self.stages]
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "CvTConfig":
-        """Build a configuration from `to_dict()`'s result.
+        """Return the configuration that `to_dict` wrote.
+
+        Args:
+            values: The fields of `CvTConfig`; the stages as dicts.
 
         Raises:
             ValueError: If a field is unknown, missing or out of range.
@@ -225,7 +235,11 @@ class CvTConfig:
         return _from_fields(cls, values)
 
     def to_json(self, path: str | os.PathLike | None = None) -> str:
-        """Return the configuration as JSON, and write it to `path` if one is given."""
+        """Return the configuration as JSON.
+
+        Args:
+            path: The file to write the JSON to. Defaults to `None`, no file.
+        """
         text = json.dumps(self.to_dict(), indent=2) + "\n"
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
@@ -233,22 +247,18 @@ class CvTConfig:
 
     @classmethod
     def from_json(cls, source: str | os.PathLike) -> "CvTConfig":
-        """Read a configuration from JSON text or from a JSON file.
+        """Read a configuration from JSON.
 
-        A file written by transformers (`config.json` of a CvT) is understood too.
+        Args:
+            source: The path of a JSON file, or JSON text that starts with `{`. It
+                holds the fields of `CvTConfig`, or those of transformers'
+                `config.json`.
 
         Raises:
+            FileNotFoundError: If there is no such file.
             ValueError: If the JSON does not describe a CvT.
         """
-        text = os.fspath(source)
-        if not text.lstrip().startswith("{"):
-            text = Path(source).read_text(encoding="utf-8")
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Not JSON: {source}: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"Expected a JSON object. Received: {source}")
+        values = _read_json(source)
         if "stages" not in values and "embed_dim" in values:
             return cls.from_transformers(values)
         return cls.from_dict(values)
@@ -257,77 +267,71 @@ class CvTConfig:
     def from_transformers(
         cls, values: Mapping[str, Any] | str | os.PathLike
     ) -> "CvTConfig":
-        """Build a configuration from transformers' `config.json`.
+        """Return the network that transformers' `config.json` describes.
 
-        The activation is `"gelu"`, which is what transformers computes, unless the
-        file carries our own `activation` key. `layer_norm_eps` is ignored, as
-        transformers' own code ignores it.
+        transformers always computes the exact GELU. So the activation is `"gelu"`,
+        unless there is a key `activation`, which `to_transformers` adds.
+        `layer_norm_eps` has no effect, as in transformers.
 
         Args:
-            values: The file's content as a dict, or its path.
+            values: The content of the file as a dict, or its path.
 
         Raises:
+            FileNotFoundError: If there is no such file.
             ValueError: If it does not describe a CvT.
         """
         if not isinstance(values, Mapping):
-            values = json.loads(Path(values).read_text(encoding="utf-8"))
+            values = _read_json(values)
         model_type = values.get("model_type", "cvt")
         if model_type != "cvt":
             raise ValueError(
                 "Expected transformers' configuration of a CvT (model_type 'cvt'). "
                 f"Received: model_type={model_type!r}"
             )
-        missing = [n for n in ("embed_dim", "depth", "num_heads") if n not in values]
-        if missing:
-            raise ValueError(
-                f"transformers' configuration lacks {missing}. "
-                f"Received keys: {sorted(values)}"
-            )
-        lists = {
+        embed_dim = values.get("embed_dim")
+        num_stages = len(embed_dim) if isinstance(embed_dim, (list, tuple)) else 0
+        lists: dict[str, Any] = {"embed_dim": embed_dim} | {
             ours: values[theirs]
             for ours, theirs in _TRANSFORMERS_FIELDS.items()
             if theirs in values
         }
-        num_stages = len(values["embed_dim"])
         for ours, entries in lists.items():
             if not isinstance(entries, (list, tuple)) or len(entries) != num_stages:
                 raise ValueError(
-                    f"`{_TRANSFORMERS_FIELDS[ours]}` must list one value a stage "
-                    f"({num_stages}). Received: {entries!r}"
+                    f"`{_TRANSFORMERS_FIELDS[ours]}` must be a list with one value per "
+                    f"stage ({num_stages}). Received: {entries!r}"
                 )
-        stages = [
-            {name: entries[i] for name, entries in lists.items()}
-            for i in range(num_stages)
-        ]
-        return cls.from_dict(
-            {
-                "stages": stages,
-                "activation": values.get("activation", "gelu"),
-                "init": values.get("init", "trunc_norm"),
-            }
-        )
+        rows = zip(*lists.values(), strict=True)
+        stages = [dict(zip(lists, row, strict=True)) for row in rows]
+        activation = values.get("activation", "gelu")
+        init = values.get("init", "trunc_norm")
+        return cls.from_dict({"stages": stages, "activation": activation, "init": init})
 
     def to_transformers(
         self,
         classes: int = 1000,
         channels: int = 3,
         image_size: int = 224,
+        class_names: Sequence[str] | None = None,
+        *,
         labels: Sequence[str] | None = None,
     ) -> dict[str, Any]:
-        """Return what transformers' `config.json` holds for this network.
+        """Return the content of transformers' `config.json` for this network.
 
         Args:
-            classes: Number of classes of the head.
-            channels: Number of image channels.
-            image_size: Height and width of the images, in pixels.
-            labels: A name for each class; None means `LABEL_0` and so on.
+            classes: Number of classes of the head. Defaults to `1000`.
+            channels: Number of image channels. Defaults to `3`.
+            image_size: Height and width of the images, in pixels. Defaults to `224`.
+            class_names: One name for each class. Defaults to `None`: `LABEL_0`,
+                `LABEL_1` and so on.
+            labels: `class_names` in version 0.1.0.
 
         Returns:
-            A dict of JSON types. `activation` and `init` are ours; transformers
-            keeps them without reading them.
+            A dict of JSON types. transformers keeps the keys `activation` and `init`
+            but does not use them.
 
         Raises:
-            ValueError: If transformers has no name for an option of this network.
+            ValueError: If transformers has no field for an option of this network.
         """
         obstacles = self._without_transformers_name()
         if obstacles:
@@ -338,7 +342,7 @@ class CvTConfig:
             theirs: [getattr(stage, ours) for stage in self.stages]
             for ours, theirs in _TRANSFORMERS_FIELDS.items()
         }
-        names = labels or [f"LABEL_{i}" for i in range(classes)]
+        names = class_names or labels or [f"LABEL_{i}" for i in range(classes)]
         return {
             "architectures": ["CvtForImageClassification"],
             "model_type": "cvt",
@@ -366,7 +370,26 @@ def _given(**arguments):
     return {name: value for name, value in arguments.items() if value is not None}
 
 
+def _read_json(source):
+    """Return the JSON object in a file or in a text."""
+    text = os.fspath(source)
+    if not text.lstrip().startswith("{"):
+        text = Path(source).read_text(encoding="utf-8")
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"Not JSON: {source}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"Expected a JSON object. Received: {source}")
+    return values
+
+
 def _from_fields(cls, values):
+    """Return an instance of a dataclass from a dict of its fields."""
+    if not isinstance(values, Mapping):
+        raise ValueError(
+            f"Expected a {cls.__name__} or a dict of its fields. Received: {values!r}"
+        )
     known = {field.name: field for field in fields(cls)}
     unknown = sorted(set(values) - set(known))
     missing = [
@@ -376,14 +399,14 @@ def _from_fields(cls, values):
     ]
     if unknown or missing:
         raise ValueError(
-            f"{cls.__name__} takes the fields {list(known)}. "
+            f"Expected the fields of {cls.__name__}, {', '.join(known)}. "
             f"Unknown: {unknown}. Missing: {missing}."
         )
     return cls(**values)
 
 
 def _three_stages(embed_dim, num_heads, depth, drop_path_rate):
-    """The paper's Table 2: only widths, heads, depths and drop path vary."""
+    """Return a network of the paper's Table 2, which all share the other values."""
     last = {"drop_path_rate": drop_path_rate, "cls_token": True}
     return CvTConfig(
         stages=(
@@ -399,40 +422,36 @@ CVT_21 = _three_stages((64, 192, 384), (1, 3, 6), (1, 4, 16), drop_path_rate=0.1
 CVT_W24 = _three_stages((192, 768, 1024), (3, 12, 16), (2, 2, 20), drop_path_rate=0.3)
 
 
-# vit-pytorch's names and defaults, a stage each.
-_SIMPLIFIED_STAGES = tuple(
-    {
-        "emb_dim": dim,
-        "emb_kernel": kernel,
-        "emb_stride": stride,
-        "proj_kernel": 3,
-        "kv_proj_stride": 2,
-        "heads": heads,
-        "depth": depth,
-        "mlp_mult": 4,
-    }
-    for dim, kernel, stride, heads, depth in (
-        (64, 7, 4, 1, 1),
-        (192, 3, 2, 3, 2),
-        (384, 3, 2, 6, 10),
-    )
-)
+# vit-pytorch's names, and its defaults for each stage.
+_SIMPLIFIED_DEFAULTS = {
+    "emb_dim": (64, 192, 384),
+    "emb_kernel": (7, 3, 3),
+    "emb_stride": (4, 2, 2),
+    "proj_kernel": (3, 3, 3),
+    "kv_proj_stride": (2, 2, 2),
+    "heads": (1, 3, 6),
+    "depth": (1, 2, 10),
+    "mlp_mult": (4, 4, 4),
+}
 SIMPLIFIED_ARGUMENTS = tuple(
-    f"s{i}_{name}" for i, s in enumerate(_SIMPLIFIED_STAGES, 1) for name in s
+    f"s{i}_{name}" for i in (1, 2, 3) for name in _SIMPLIFIED_DEFAULTS
 )
 
 
-def simplified(dropout: float = 0.0, **arguments: int) -> CvTConfig:
-    """Return the configuration of vit-pytorch's short CvT.
+def simplified(dropout: float = 0.0, **values: int) -> CvTConfig:
+    """Return the configuration of vit-pytorch's CvT, a simplified CvT-13.
 
-    Heads of 64 channels and their scale, one convolution for keys and values, exact
-    GELU, no class token, no norm before the head.
+    Each head has 64 channels, and the scores are scaled by them. Keys and values share
+    a convolution. The activation is the exact GELU. There is no class token, and no
+    norm before the head.
 
     Args:
-        dropout: After the attention, of its weights, and twice in the MLP.
-        **arguments: vit-pytorch's `s1_emb_dim`, `s1_emb_kernel`, `s1_emb_stride`,
-            `s1_proj_kernel`, `s1_kv_proj_stride`, `s1_heads`, `s1_depth`,
-            `s1_mlp_mult`, and so on for stages 2 and 3.
+        dropout: Dropout rate of the attention weights, after the attention and after
+            both layers of the MLP, in [0, 1). Defaults to `0.0`.
+        **values: Arguments of vit-pytorch's `CvT`, with its defaults:
+            `s1_emb_dim`, `s1_emb_kernel`, `s1_emb_stride`, `s1_proj_kernel`,
+            `s1_kv_proj_stride`, `s1_heads`, `s1_depth` and `s1_mlp_mult`, and the
+            same for `s2_` and `s3_`.
 
     Raises:
         ValueError: If an argument is unknown or out of range.
@@ -440,38 +459,38 @@ def simplified(dropout: float = 0.0, **arguments: int) -> CvTConfig:
     Reference:
         `CvT` of `vit_pytorch/cvt.py`, lucidrains/vit-pytorch.
     """
-    unknown = sorted(set(arguments) - set(SIMPLIFIED_ARGUMENTS))
+    unknown = sorted(set(values) - set(SIMPLIFIED_ARGUMENTS))
     if unknown:
         raise ValueError(
-            f"Expected arguments among {', '.join(SIMPLIFIED_ARGUMENTS)}. "
-            f"Received: {unknown}"
+            f"Expected some of {', '.join(SIMPLIFIED_ARGUMENTS)}. Received: {unknown}"
         )
     stages = []
-    for i, defaults in enumerate(_SIMPLIFIED_STAGES, 1):
-        s = {name: arguments.get(f"s{i}_{name}", v) for name, v in defaults.items()}
-        validation.check_int(
-            1, **{f"s{i}_{n}": s[n] for n in ("emb_kernel", "proj_kernel")}
+    for i in (1, 2, 3):
+        s = {
+            name: values.get(f"s{i}_{name}", defaults[i - 1])
+            for name, defaults in _SIMPLIFIED_DEFAULTS.items()
+        }
+        kernels = {f"s{i}_{n}": s[n] for n in ("emb_kernel", "proj_kernel")}
+        validation.check_int(1, **kernels)
+        stage = StageConfig(
+            embed_dim=s["emb_dim"],
+            depth=s["depth"],
+            num_heads=s["heads"],
+            patch_size=s["emb_kernel"],
+            patch_stride=s["emb_stride"],
+            patch_padding=s["emb_kernel"] // 2,
+            mlp_ratio=s["mlp_mult"],
+            qkv_bias=False,
+            drop_rate=dropout,
+            attention_drop_rate=dropout,
+            kernel_size=s["proj_kernel"],
+            padding_q=s["proj_kernel"] // 2,
+            padding_kv=s["proj_kernel"] // 2,
+            stride_kv=s["kv_proj_stride"],
+            head_dim=64,
+            scale="head_dim",
+            shared_kv=True,
+            embed_drop_rate=0.0,
         )
-        stages.append(
-            StageConfig(
-                s["emb_dim"],
-                s["depth"],
-                s["heads"],
-                s["emb_kernel"],
-                s["emb_stride"],
-                s["emb_kernel"] // 2,
-                mlp_ratio=s["mlp_mult"],
-                qkv_bias=False,
-                drop_rate=dropout,
-                attention_drop_rate=dropout,
-                kernel_size=s["proj_kernel"],
-                padding_q=s["proj_kernel"] // 2,
-                padding_kv=s["proj_kernel"] // 2,
-                stride_kv=s["kv_proj_stride"],
-                head_dim=64,
-                scale="head_dim",
-                shared_kv=True,
-                embed_drop_rate=0.0,
-            )
-        )
+        stages.append(stage)
     return CvTConfig(tuple(stages), activation="gelu", final_norm=False)

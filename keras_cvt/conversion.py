@@ -1,22 +1,19 @@
-"""The second road up to a saved file: read, map, load strictly, compare, save."""
+"""Convert a checkpoint: read, build, compare, save and compare what was saved."""
 
 import logging
 import os
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_cvt import builders, weights, zoo
-from keras_cvt.checkpoints import (
-    CheckpointError,
-    assign,
-    load_checkpoint,
-    save_checkpoint,
-)
+from keras_cvt import builders, checkpoints, zoo
+from keras_cvt._utils import files
+from keras_cvt.checkpoints import layouts, sources
 from keras_cvt.config import CvTConfig
+from keras_cvt.description import ModelDescription
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_cvt.models import CvTModel
 
@@ -27,22 +24,22 @@ TOLERANCE = 2e-5
 
 
 class ComparisonError(ValueError):
-    """The converted network does not compute what it should."""
+    """Two networks that should compute the same do not."""
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
         layout: The layout that the checkpoint was found in.
-        config: The network's configuration.
+        config: The configuration of the network.
         classes: Number of classes.
         entries: Number of arrays that were loaded.
-        reference_difference: Largest difference to the reference's logits, or None
-            if there was no reference.
+        reference_difference: Largest difference from the logits of the reference, or
+            None if there was no reference.
         saved_difference: Largest difference between the logits of the model and of
-            what was saved, loaded again.
+            the saved file, loaded again.
     """
 
     layout: str
@@ -55,23 +52,27 @@ class ConversionReport:
 
 @dataclass(frozen=True)
 class Converted:
-    """A network with its weights, compared and not yet saved.
+    """A classifier with the weights of a checkpoint, compared and not yet saved.
 
     Attributes:
-        model: Takes normalised images, gives logits.
-        source: The checkpoint that the weights come from.
+        model: The classifier. It gives probabilities. If its images have 3 channels,
+            it takes pixels of 0-255.
+        layout: The layout that the checkpoint was found in.
+        record: The published weights that the checkpoint is, or None.
         entries: Number of arrays that were loaded.
-        images: What it was compared on, normalised (B, H, W, C).
-        logits: What it computes from them.
+        images: The images that it was compared on, (B, H, W, C), as the model takes
+            them.
+        logits: The logits that it computes from them, (B, classes).
         reference_difference: See `ConversionReport`.
     """
 
     model: CvTModel
-    source: weights.Checkpoint
+    layout: str
+    record: zoo.WeightsRecord | None
     entries: int
     images: np.ndarray
     logits: np.ndarray
-    reference_difference: float | None
+    reference_difference: float | None = None
 
 
 def convert(
@@ -82,48 +83,47 @@ def convert(
     reference: str | os.PathLike | None = None,
     tolerance: float = TOLERANCE,
 ) -> ConversionReport:
-    """Convert a checkpoint and prove that the result is the same network.
+    """Convert a checkpoint and check that the result is the same network.
 
     Args:
         checkpoint: A file or folder in any layout of `keras_cvt.checkpoints`,
-            `"hf://org/repo"`, or a published name such as `"cvt13/imagenet"`.
-        out: Where to save: `….keras` (the classifier, which takes pixels of 0-255
-            where they have 3 channels and gives probabilities), `….weights.h5`,
-            `….safetensors` or `….pth` (official layout), or a folder without a
-            suffix (transformers' layout).
-        config: The network; None takes what came with the checkpoint, or the
-            published network whose shapes fit.
-        activation: `"quick_gelu"` or `"gelu"`, against what the origin tells.
-        reference: An `.npz` file with `input`, normalised images (B, H, W, C), and
-            `logits` (B, classes), what another implementation computes from them.
-        tolerance: Largest allowed difference of any logit.
+            `"hf://org/repo"`, also with `@revision`, or a published name such as
+            `"cvt13/imagenet"`.
+        out: Where to save. A name that ends in `.keras` saves the whole classifier,
+            which gives probabilities and, if its images have 3 channels, takes pixels
+            of 0-255. `.weights.h5`, `.safetensors` and `.pth` save the weights (the
+            latter two in the official layout). A name without a suffix is a folder in
+            the layout of transformers.
+        config: The network. Defaults to `None`: the configuration that comes with
+            the checkpoint, or the published network whose shapes fit.
+        activation: `"quick_gelu"` or `"gelu"`. Defaults to `None`: what the origin of
+            the checkpoint says.
+        reference: An `.npz` file of another implementation with `input`, normalised
+            images (B, H, W, C), and `logits` (B, classes). Defaults to `None`.
+        tolerance: Largest allowed difference of any logit. Defaults to `2e-5`.
 
     Returns:
-        What was done and how it compared.
+        What was loaded and how it compared.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or does not fit.
-        ComparisonError: If the outputs differ; nothing is saved then.
-        ValueError: If `out` or the configuration is not understood.
+        ComparisonError: If the outputs differ. Nothing is saved then.
+        ValueError: If `out` or the configuration is not valid.
+
+    Example:
+        >>> keras_cvt.conversion.convert("CvT-13-224x224-IN-1k.pth", "model.keras")
     """
     out = Path(out)
     save = _saver(out)
     done = load(checkpoint, config, activation, reference, tolerance)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as folder:
-        # Compared under another name: what differs never takes the real one.
-        written = Path(folder) / out.name
-        # Whole models are for people: with their own normalisation.
-        whole = out.suffix in ("", ".keras")
-        save(classifier(done.model) if whole else done.model, written)
-        saved_difference = _compare_saved(
-            written, done.model, done.images, done.logits, tolerance
-        )
-        _move(written, out)
+    # Compared under a temporary name: a file that differs never gets the real one.
+    with files.staged(out, merge=True) as written:
+        save(done.model, written)
+        saved_difference = _compare_saved(written, done, tolerance)
     return ConversionReport(
-        layout=done.source.layout,
+        layout=done.layout,
         config=done.model.cvt_config,
-        classes=done.source.classes,
+        classes=done.logits.shape[-1],
         entries=done.entries,
         reference_difference=done.reference_difference,
         saved_difference=saved_difference,
@@ -137,166 +137,193 @@ def load(
     reference: str | os.PathLike | None = None,
     tolerance: float = TOLERANCE,
 ) -> Converted:
-    """Read, map, load strictly and compare; the arguments are `convert`'s.
+    """Build the classifier of a checkpoint and compare it with a reference.
+
+    The arguments are those of `convert`.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or does not fit.
-        ComparisonError: If the outputs differ from the reference's.
+        ComparisonError: If the outputs differ from those of the reference.
     """
-    source = weights.resolve(checkpoint)
-    config = config or source.config or _recognise(source)
-    if source.classes is None:
-        raise CheckpointError(f"{checkpoint} has no head, and so no logits to compare.")
-    model = _build(config, source, activation)
-    report = load_checkpoint(model, source.state)
-    if source.eval_transform is not None:
-        model.eval_transform = source.eval_transform
-    model.labels = source.labels or None
-
-    reference_difference = None
-    if reference is not None:
-        images, expected = _read_reference(reference)
-        logits = model.predict(images, verbose=0)
-        reference_difference = compare(logits, expected, tolerance, "the reference")
+    source = sources.resolve(checkpoint)
+    model = _Target(source, config, activation).build()
+    if reference is None:
+        expected, images = None, example_images(model.description)
     else:
-        images = np.random.default_rng(0).standard_normal(
-            (2, *model.eval_transform.image_size, source.channels), dtype="float32"
+        images, expected = _read_reference(reference, model.description)
+    # The builder loads strictly: all arrays fit, and all are in the model.
+    entries = len(source.state)
+    found, difference = logits(model, images), None
+    if expected is not None:
+        difference = compare(found, expected, tolerance, "the reference")
+    layout, record = source.layout, source.record
+    return Converted(model, layout, record, entries, images, found, difference)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The classifier that a checkpoint is converted into.
+
+    Attributes:
+        source: The checkpoint.
+        given_config: The configuration that the caller wants, or None.
+        given_activation: The activation that the caller wants, or None.
+    """
+
+    source: sources.Checkpoint
+    given_config: CvTConfig | None
+    given_activation: str | None
+
+    def build(self) -> CvTModel:
+        """Return the classifier with the weights, which all fit."""
+        source, config, activation = self.source, self.config, self.activation
+        if source.classes is None or source.channels is None:
+            raise checkpoints.CheckpointError(
+                "Expected a checkpoint with all stages and a head, whose logits can be "
+                f"compared. Received: {source.source}"
+            )
+        if activation not in (None, config.activation):
+            logger.warning("The checkpoint is converted as activation=%r.", activation)
+        return builders.CvT(
+            config,
+            weights=source,
+            classes=source.classes,
+            input_shape=(None, None, source.channels),
+            include_preprocessing=source.channels == len(IMAGENET_MEAN),
+            activation=activation,
         )
-        logits = model.predict(images, verbose=0)
-    return Converted(
-        model, source, len(report.loaded), images, logits, reference_difference
-    )
+
+    @property
+    def config(self) -> CvTConfig:
+        """The wanted network, the one that was trained, or the one that fits."""
+        return self.given_config or self.source.config or _recognise(self.source.state)
+
+    @property
+    def activation(self) -> str | None:
+        """The wanted activation, or the one that the weights were trained with."""
+        # The config.json of transformers, which may lie beside an official checkpoint,
+        # means "gelu" if it names no activation. The official code never runs that.
+        official = "quick_gelu" if self.source.layout == "official" else None
+        return self.given_activation or self.source.activation or official
 
 
-def _build(config, source, activation):
-    """Build what a reference computes: normalised images in, logits out."""
-    # transformers' config.json, which may describe an official checkpoint, says
-    # "gelu" where it says nothing; the official code never runs that.
-    official = "quick_gelu" if source.layout == "official" else None
-    activation = activation or source.activation or official
-    if activation not in (None, config.activation):
-        logger.warning("The checkpoint is converted as activation=%r.", activation)
-    return builders.CvT(
-        config,
-        classes=source.classes,
-        input_shape=(None, None, source.channels),
-        include_preprocessing=False,
-        classifier_activation=None,
-        activation=activation,
-    )
-
-
-def classifier(model: CvTModel) -> CvTModel:
-    """Return the network as people use it: pixels in, probabilities out."""
-    channels = model.input.shape[-1]
-    classifier = builders.CvT(
-        model.cvt_config,
-        classes=model.output.shape[-1],
-        input_shape=(None, None, channels),
-        include_preprocessing=channels == 3,
-    )
-    assign.assign(classifier, assign.extract(model))
-    classifier.eval_transform = model.eval_transform
-    classifier.labels = model.labels
-    return classifier
-
-
-def _recognise(source) -> CvTConfig:
-    """Find the published network that has these shapes."""
-    shapes = {key: a.shape for key, a in source.state.items() if "head." not in key}
+def _recognise(state) -> CvTConfig:
+    """Return the published network whose widths and depths a checkpoint has."""
+    found = layouts.dims_and_depths(state)
     for config in zoo.MODELS.values():
         dims = [stage.embed_dim for stage in config.stages]
-        depths = [stage.depth for stage in config.stages]
-        found = [
-            shapes.get(f"stage{i}.patch_embed.norm.weight", (0,))[0]
-            for i in range(len(dims))
-        ]
-        blocks = [
-            len({k.split(".")[2] for k in shapes if k.startswith(f"stage{i}.blocks.")})
-            for i in range(len(dims))
-        ]
-        if found == dims and blocks == depths:
+        if found == (dims, [stage.depth for stage in config.stages]):
             return config
-    raise CheckpointError(
-        "The checkpoint has the shapes of none of the published networks "
-        f"({', '.join(zoo.MODELS)}); give its configuration (--model config.json)."
+    raise checkpoints.CheckpointError(
+        "Expected a checkpoint of one of the published networks "
+        f"({', '.join(zoo.MODELS)}); pass config= for any other. "
+        f"Received: {len(state)} arrays of other shapes"
     )
 
 
-def _read_reference(path):
+def example_images(description: ModelDescription) -> np.ndarray:
+    """Return two images of random noise, as a model takes them.
+
+    Returns:
+        float32 (2, H, W, C), the same every time. They have the size of the model, or
+        of its evaluation transform if it takes any size.
+    """
+    sizes = (description.image_size, description.eval_transform.image_size)
+    height, width = (own or default for own, default in zip(*sizes, strict=True))
+    images = np.random.default_rng(0).standard_normal(
+        (2, height, width, description.channels), dtype="float32"
+    )
+    return _as_taken(images, description)
+
+
+def _as_taken(images, description):
+    """Turn normalised images into what a model takes: these, or pixels of 0-255."""
+    if not description.include_preprocessing:
+        return images
+    return 255 * (images * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN))
+
+
+def _read_reference(path, description):
     with np.load(path, allow_pickle=False) as archive:
-        missing = {"input", "logits"} - set(archive.files)
-        if missing:
+        if not {"input", "logits"} <= set(archive.files):
             raise ValueError(
-                f"A reference holds `input` and `logits`. Received: {archive.files} "
-                f"in {path}"
+                "Expected a reference with `input` and `logits`. "
+                f"Received: {path} with {archive.files}"
             )
-        return archive["input"], archive["logits"]
+        return _as_taken(archive["input"], description), archive["logits"]
+
+
+def logits(model: CvTModel, images: np.ndarray) -> np.ndarray:
+    """Return the logits of a classifier, whatever the activation of its head is.
+
+    Args:
+        model: A model with a head.
+        images: (B, H, W, C), as the model takes them.
+
+    Returns:
+        The logits, (B, classes).
+    """
+    return model.with_activation(None).predict(images, verbose=0)
 
 
 def compare(
-    logits: np.ndarray, expected: np.ndarray, tolerance: float, what: str
+    logits: np.ndarray, expected: np.ndarray, tolerance: float, name: str
 ) -> float:
-    """Return the largest difference of two outputs (B, classes).
+    """Return the largest difference between two arrays of logits.
+
+    Args:
+        logits: (B, classes).
+        expected: (B, classes).
+        tolerance: Largest allowed difference.
+        name: What an error message calls `expected`.
 
     Raises:
-        ComparisonError: If it is more than `tolerance`, or no number.
+        ComparisonError: If they have different shapes, differ by more than
+            `tolerance`, or hold NaN.
     """
     if logits.shape != expected.shape:
         raise ComparisonError(
-            f"Logits of shape {logits.shape} cannot be compared with {what}, "
-            f"{expected.shape}."
+            f"Expected logits of the shape of {name}, {expected.shape}. "
+            f"Received: shape={logits.shape}"
         )
     difference = float(np.max(np.abs(logits - expected)))
     # Written so that NaN fails.
     if not difference <= tolerance:
         raise ComparisonError(
-            f"The logits differ from {what} by {difference:.3g}; at most "
+            f"The logits differ from {name} by {difference:.3g}; at most "
             f"{tolerance:.3g} is allowed."
         )
     return difference
 
 
-def _saver(out):
-    if out.name.endswith((".keras", ".weights.h5")):
-        return _save_keras
+def _saver(out) -> Callable[[CvTModel, Path], None]:
+    save = checkpoints.save_checkpoint
+    if out.suffix == ".keras":
+        return lambda model, path: model.save(path)
+    if out.name.endswith(".weights.h5"):
+        return lambda model, path: model.save_weights(path)
     if out.suffix in (".safetensors", ".pth", ".pt", ".bin"):
-        return save_checkpoint
+        return save
     if not out.suffix:
-        return lambda model, path: save_checkpoint(model, path, layout="transformers")
+        return lambda model, path: save(model, path, layout="transformers")
     raise ValueError(
         "Expected an output that ends in .keras, .weights.h5, .safetensors or .pth, "
         f"or a folder without a suffix. Received: {out}"
     )
 
 
-def _save_keras(model, out):
-    if out.suffix == ".keras":
-        model.save(out)
-    else:
-        model.save_weights(out)
-
-
-def _compare_saved(path, model, images, logits, tolerance):
+def _compare_saved(path, done, tolerance):
     """Run what was saved, and return its largest difference from the model."""
     if path.suffix == ".keras":
-        # As its users will: with its own normalisation and softmax.
         saved = keras.models.load_model(path)
-        if saved.get_layer("preprocessing").normalize:
-            images = 255 * (images * np.float32(IMAGENET_STD) + IMAGENET_MEAN)
-        expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+        if saved.description != done.model.description:
+            raise ComparisonError(
+                f"Expected a model that saves as {done.model.description}. "
+                f"Received: {saved.description}"
+            )
     else:
-        saved, expected = keras.models.clone_model(model), logits
-        load_checkpoint(saved, path)
-    outputs = saved.predict(images.astype("float32"), verbose=0)
-    return compare(outputs, expected, tolerance, "what was saved")
-
-
-def _move(written, out):
-    """Rename a file, or the files of a folder one by one."""
-    if written.is_file():
-        os.replace(written, out)
-        return
-    out.mkdir(exist_ok=True)
-    for file in written.iterdir():
-        os.replace(file, out / file.name)
+        # In a network of its own: the weights of the model must not stay in it.
+        saved = keras.models.clone_model(done.model)
+        checkpoints.load_checkpoint(saved, path)
+    found = logits(saved, done.images)
+    return compare(found, done.logits, tolerance, "what was saved")

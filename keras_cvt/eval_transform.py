@@ -1,24 +1,23 @@
-"""How the images of an evaluation were made: a value that travels with weights."""
+"""The resize and crop with which weights were evaluated."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from keras_cvt import validation
+from keras_cvt._utils import validation
+from keras_cvt._utils.json_fields import JsonFields
 
 
 @dataclass(frozen=True)
-class EvalTransform:
-    """How images were resized and cropped when some weights were evaluated.
+class EvalTransform(JsonFields):
+    """How images were resized and cropped when weights were evaluated.
 
     Args:
         image_size: (height, width) of the result, in pixels.
         crop_ratio: Share of the resized image that the centre crop keeps, in
-            (0, 1]. 0.875 at 224 resizes the short side to `int(224 / 0.875)` = 256,
-            keeps the aspect ratio and crops the centre. For a height that is not
-            the width, the image is scaled until it just covers both divided by
-            `crop_ratio`. None resizes to `image_size`, whatever the aspect ratio,
-            and crops nothing.
+            (0, 1]. With 0.875 and 224, the short side is resized to
+            `int(224 / 0.875)` = 256, and the centre is cropped. The aspect ratio
+            stays. If height and width differ, the image is scaled until it just
+            covers both divided by `crop_ratio`. None resizes to `image_size` without
+            a crop, whatever the aspect ratio.
 
     Raises:
         ValueError: If `image_size` is not two positive integers or `crop_ratio` is
@@ -37,39 +36,20 @@ class EvalTransform:
     crop_ratio: float | None
 
     def __post_init__(self):
-        size = self.image_size
-        if not isinstance(size, (tuple, list)) or len(size) != 2:
-            raise ValueError(
-                "`image_size` must be (height, width). "
-                f"Received: image_size={self.image_size!r}"
-            )
+        size, ratio = self.image_size, self.crop_ratio
+        validation.check(validation.is_pair, "(height, width)", image_size=size)
         validation.check_int(1, height=size[0], width=size[1])
         # JSON turns tuples into lists; a frozen instance must stay hashable.
         object.__setattr__(self, "image_size", tuple(size))
-        ratio = self.crop_ratio
-        if ratio is None:
-            return
-        number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
-        if not number or not 0 < ratio <= 1:
-            raise ValueError(
-                "`crop_ratio` must be None or a number in (0, 1]. "
-                f"Received: crop_ratio={ratio!r}"
+        if ratio is not None:
+            validation.check(
+                lambda x: validation.is_number(x) and 0 < x <= 1,
+                "None or a number in (0, 1]",
+                crop_ratio=ratio,
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return {"image_size": list(self.image_size), "crop_ratio": self.crop_ratio}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "EvalTransform":
-        """Return the transform that `to_dict` described.
-
-        Raises:
-            ValueError: If a field is missing, unknown or invalid.
-        """
-        if set(fields) != {"image_size", "crop_ratio"}:
-            raise ValueError(
-                "An evaluation transform has the fields `image_size` and "
-                f"`crop_ratio`. Received: {dict(fields)!r}"
-            )
-        return cls(**fields)
+    def at_size(self, height: int | None, width: int | None) -> "EvalTransform":
+        """Return the transform with another image size; None keeps its own."""
+        if height is None or width is None:
+            return self
+        return EvalTransform((height, width), self.crop_ratio)

@@ -1,13 +1,23 @@
 """The functional graph of CvT."""
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
 
-from keras_cvt import validation
-from keras_cvt.config import CvTConfig, StageConfig
+from keras_cvt import profile
+from keras_cvt._utils import tensorflow_training, validation
+from keras_cvt.config import CvTConfig
+from keras_cvt.description import (
+    OUTPUT_KINDS,
+    ModelDescription,
+    config_of,
+    cvt_stages,
+    describe,
+    find_head,
+    find_preprocessing,
+)
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.layers import ConvTransformerStage, ImagePreprocessing
 
@@ -18,67 +28,131 @@ _POOLINGS = (None, "avg", "max", "token")
 class CvTModel(keras.Model):
     """A functional CvT: `preprocessing`, `stage0`, `stage1`, ..., `norm`, `head`.
 
-    `keras_cvt.CvT`, `CvT13`, `CvT21` and `CvTW24` return one. What it knows beyond
-    a `keras.Model` it reads off its layers, so that it survives saving, loading and
-    cloning.
+    `keras_cvt.CvT`, `CvT13`, `CvT21` and `CvTW24` return one. It answers for itself:
+    what it takes, what it gives, its class names and where its weights come from. It
+    reads the answers off its graph, so that they survive saving, loading, cloning, a
+    new head and layers in front.
     """
+
+    @property
+    def description(self) -> ModelDescription:
+        """What the model takes and gives; see `keras_cvt.description`."""
+        return describe(self)
 
     @property
     def stages(self) -> list[ConvTransformerStage]:
         """The stages, first to last."""
-        return [
-            layer for layer in self.layers if isinstance(layer, ConvTransformerStage)
-        ]
+        return cvt_stages(self)
 
     @property
     def cvt_config(self) -> CvTConfig:
-        """The configuration that this network was built from."""
-        stages = self.stages
-        return CvTConfig(
-            stages=tuple(stage.config for stage in stages),
-            activation=stages[0].activation,
-            init=stages[0].init,
-            final_norm=stages[0].final_norm,
-        )
+        """The configuration of the network."""
+        return config_of(self.stages)
+
+    @property
+    def classes(self) -> int:
+        """Number of outputs of the head; 0 for a model without a head."""
+        return self.description.classes
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images that the model takes."""
+        return self.description.channels
 
     @property
     def eval_transform(self) -> EvalTransform:
-        """How images are resized and cropped for this network's weights."""
-        layer = self.get_layer("preprocessing")
-        return EvalTransform(layer.image_size, layer.crop_ratio)
+        """How images are resized and cropped for this model's weights."""
+        return self.description.eval_transform
 
     @eval_transform.setter
     def eval_transform(self, transform: EvalTransform):
-        layer = self.get_layer("preprocessing")
+        layer = self._facts
         layer.image_size = transform.image_size
         layer.crop_ratio = transform.crop_ratio
 
     @property
-    def labels(self) -> tuple[str, ...] | None:
-        """The classes' names, in the order of the outputs, if they are known.
+    def class_names(self) -> tuple[str, ...] | None:
+        """The class names in the order of the outputs, or None if they are not known.
 
-        They are saved with the model, and exported files, pages on the Hub and the
-        command line take them from here. `weights=` brings them, training sets them,
-        `load_checkpoint` leaves them alone. Set a name for each class, or None.
+        They are saved with the model. Exported files, pages on the Hub and the
+        command line read them here. `weights=` and `training.fit` set them,
+        `load_checkpoint` does not. To set them yourself, assign one name for each
+        class, or None.
 
         Raises:
-            ValueError: If they are set and not one for each class, or if the model
-                has no classes.
+            ValueError: If what is assigned is not one name for each class.
         """
-        labels = self.get_layer("preprocessing").labels
-        # A new head may have been put on the layers of an old one.
-        return None if labels is None or len(labels) != self._classes else labels
+        return self.description.class_names
 
-    @labels.setter
-    def labels(self, labels: Sequence[str] | None):
-        if labels is not None:
-            labels = validation.check_labels(labels, self._classes)
-        self.get_layer("preprocessing").labels = labels
+    @class_names.setter
+    def class_names(self, names: Sequence[str] | None):
+        if names is not None:
+            names = validation.check_class_names(names, self.classes)
+        self._facts.class_names = names
+
+    # The name in version 0.1.0.
+    labels = class_names
 
     @property
-    def _classes(self):
-        shape = getattr(self.output, "shape", ())
-        return shape[-1] if len(shape) == 2 else 0
+    def output_kind(self) -> str:
+        """`"probabilities"`, `"logits"`, `"regression"` or `"features"`.
+
+        A head without an activation gives logits, and a model without a head
+        features. Assign `"regression"` if the head's outputs are plain numbers, and
+        `"features"` if they are not scores of classes at all.
+
+        Raises:
+            ValueError: If the head's activation says something else.
+        """
+        return self.description.outputs
+
+    @output_kind.setter
+    def output_kind(self, kind: str):
+        validation.check_choice(OUTPUT_KINDS, output_kind=kind)
+        before, self._facts.output_kind = self._facts.output_kind, kind
+        if self.output_kind != kind:
+            self._facts.output_kind = before
+            raise ValueError(
+                "`output_kind` must agree with the model's head, whose activation is "
+                f"{self.description.activation!r}. Received: output_kind={kind!r}"
+            )
+
+    @property
+    def source_weights(self) -> str | None:
+        """Where the weights come from, such as `"cvt13/imagenet"`, or None."""
+        return self.description.source_weights
+
+    @source_weights.setter
+    def source_weights(self, source: str | None):
+        self._facts.source_weights = source
+
+    @property
+    def _facts(self):
+        return find_preprocessing(self)[0]
+
+    def with_activation(self, activation: str | None) -> "CvTModel":
+        """Return the model with another activation of its head.
+
+        All other layers are shared with this model; the head is copied.
+
+        Args:
+            activation: `"softmax"`, `"sigmoid"` or another of Keras; None or
+                `"linear"` for the logits.
+
+        Raises:
+            ValueError: If the model has no head.
+        """
+        head, current, inputs = find_head(self)
+        if head is None:
+            raise ValueError(f"Expected a model with a head. Received: {self.name!r}")
+        wanted = activation or "linear"
+        if wanted == current:
+            return self
+        config = {**head.get_config(), "activation": wanted}
+        copy = type(head).from_config(config)
+        outputs = copy(inputs)
+        copy.set_weights(head.get_weights())
+        return type(self)(self.inputs[0], outputs, name=self.name)
 
     @property
     def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
@@ -117,28 +191,11 @@ class CvTModel(keras.Model):
         return levels
 
     def make_train_function(self, force=False):
-        # On TensorFlow Keras leaves the optimizer's variables to the first step: each
-        # becomes a subgraph of it, and the whole step is traced a second time.
-        unbuilt = self.optimizer is not None and not self.optimizer.built
-        if unbuilt and keras.backend.backend() == "tensorflow":
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
+        tensorflow_training.build_optimizer(self)
         return super().make_train_function(force)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        # What `metrics=["accuracy"]` stands for depends on the labels, so that Keras
-        # makes it within the first step, and TensorFlow traces that a second time.
-        unbuilt = self._compile_metrics is not None and not self._compile_metrics.built
-        if unbuilt and keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            # Variables that are made here would count as the step's own all the same.
-            def not_lifted(make, **options):
-                options["experimental_enable_variable_lifting"] = False
-                return make(**options)
-
-            with tf.init_scope(), tf.variable_creator_scope(not_lifted):
-                self._compile_metrics.build(y, y_pred)
+        tensorflow_training.build_metrics(self._compile_metrics, y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
 
@@ -147,26 +204,26 @@ def build_model(
     *,
     eval_transform: EvalTransform,
     include_top: bool = True,
-    input_tensor=None,
+    input_tensor: Any = None,
     input_shape: tuple[int | None, ...] | None = None,
     pooling: str | None = None,
     classes: int = 1000,
-    classifier_activation=None,
+    classifier_activation: Any = None,
     include_preprocessing: bool = True,
     name: str = "cvt",
-    dtype=None,
+    dtype: Any = None,
 ) -> CvTModel:
     """Build the graph of a configuration, with fresh weights.
 
-    The arguments are those of `keras_cvt.CvT`; `eval_transform` is recorded in the
-    model.
+    The arguments are those of `keras_cvt.CvT`. The model stores `eval_transform`, or
+    its crop at the model's own image size if that is fixed.
     """
-    _check_top(include_top, pooling, classes)
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     inputs = _inputs(input_tensor, input_shape)
+    transform = eval_transform.at_size(*inputs.shape[1:3])
     x = ImagePreprocessing(
-        eval_transform.image_size,
-        eval_transform.crop_ratio,
+        transform.image_size,
+        transform.crop_ratio,
         normalize=include_preprocessing,
         # Pixels keep their precision up to the first convolution.
         dtype="float32",
@@ -174,7 +231,7 @@ def build_model(
     )(inputs)
     for i, stage in enumerate(config.stages):
         outputs = ConvTransformerStage(
-            **_fields(stage),
+            **vars(stage),
             activation=config.activation,
             init=config.init,
             final_norm=config.final_norm,
@@ -215,11 +272,27 @@ def build_model(
     return CvTModel(model_inputs, x, name=name)
 
 
-def _check_top(include_top, pooling, classes):
-    if pooling not in _POOLINGS:
-        raise ValueError(
-            f"`pooling` must be one of {_POOLINGS}. Received: pooling={pooling!r}"
-        )
+def check_arguments(
+    config: CvTConfig,
+    include_top: bool,
+    input_tensor: Any,
+    input_shape: tuple[int | None, ...] | None,
+    pooling: str | None,
+    classes: int,
+    classifier_activation: Any,
+    include_preprocessing: bool,
+    name: str,
+) -> None:
+    """Raise ValueError unless `build_model` takes these arguments.
+
+    It builds nothing, so that a wrong argument costs neither time nor a download.
+    """
+    if not isinstance(config, CvTConfig):
+        raise ValueError(f"Expected a CvTConfig. Received: config={config!r}")
+    validation.check_bool(
+        include_top=include_top, include_preprocessing=include_preprocessing
+    )
+    validation.check_choice(_POOLINGS, pooling=pooling)
     if include_top and pooling is not None:
         raise ValueError(
             "`pooling` shapes the output of a model without its head; pass "
@@ -230,6 +303,14 @@ def _check_top(include_top, pooling, classes):
             "`classes` must be a positive integer; for a model without a head pass "
             f"`include_top=False`. Received: classes={classes!r}"
         )
+    keras.activations.get(classifier_activation)
+    plain = "text without a '/'"
+    validation.check(lambda x: isinstance(x, str) and "/" not in x, plain, name=name)
+    _, height, width, channels = _inputs(input_tensor, input_shape).shape
+    preprocessing = ImagePreprocessing(normalize=include_preprocessing)
+    preprocessing.build((None, height, width, channels))
+    # Raises if the images are too small.
+    profile.profile(config, height or 2**20, width or 2**20, channels=channels)
 
 
 def _inputs(input_tensor, input_shape):
@@ -259,14 +340,8 @@ def _inputs(input_tensor, input_shape):
     return keras.Input(input_shape) if input_tensor is None else input_tensor
 
 
-def _fields(stage: StageConfig):
-    return {
-        field.name: getattr(stage, field.name) for field in dataclasses.fields(stage)
-    }
-
-
 def _feature_map(stage_outputs):
-    """A stage with a class token returns (map, token), any other its map."""
+    """Return the map: a stage with a class token returns (map, token)."""
     if isinstance(stage_outputs, (tuple, list)):
         return stage_outputs[0]
     return stage_outputs

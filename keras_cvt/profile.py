@@ -1,14 +1,14 @@
-"""Parameters and multiply-adds of a configuration, by arithmetic alone.
+"""Parameters and MACs of a configuration, computed without building a network.
 
-The counting rule: one MAC is one multiplication with its addition, in convolutions,
-linear layers and the two products of the attention. Biases, normalisations, softmax,
-activations and pooling are not counted, as in the paper's tables.
+One MAC is one multiply-add in a convolution, a linear layer or one of the two products
+of the attention. Biases, normalisations, softmax, activations and pooling are not
+counted, as in the paper's tables.
 """
 
 from dataclasses import dataclass
 
-from keras_cvt import validation
-from keras_cvt.config import CvTConfig, StageConfig
+from keras_cvt._utils import validation
+from keras_cvt.config import CvTConfig
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class PartProfile:
 
     Attributes:
         name: `"stage0"`, ..., `"norm"` or `"head"`.
-        output: Shape of what comes out, without the batch axis.
-        parameters: Trainable parameters.
-        statistics: BatchNorm's running means and variances.
-        macs: Multiply-adds for one image.
-        attention_macs: Those of them in the attention's two products, which grow
+        output: Shape of the part's output, without the batch axis.
+        parameters: Number of trainable parameters.
+        statistics: Number of running means and variances of BatchNorm.
+        macs: Number of MACs for one image.
+        attention_macs: Share of `macs` in the two products of the attention. It grows
             with the square of the image's area.
     """
 
@@ -40,14 +40,17 @@ def profile(
     classes: int = 1000,
     channels: int = 3,
 ) -> list[PartProfile]:
-    """Return what every part of a network costs for one image.
+    """Return the cost of each part of a network for one image.
 
     Args:
-        config: The configuration.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-        classes: Number of classes of the head; 0 for none.
-        channels: Number of image channels.
+        config: The configuration of the network.
+        height: Height of the image in pixels. Defaults to `224`.
+        width: Width of the image in pixels. Defaults to `224`.
+        classes: Number of classes of the head; 0 for no head. Defaults to `1000`.
+        channels: Number of image channels. Defaults to `3`.
+
+    Returns:
+        The stages, the final norm and the head, first to last.
 
     Raises:
         ValueError: If the image is too small for the network.
@@ -71,8 +74,8 @@ def profile(
 
 
 def parameters(config: CvTConfig, classes: int = 1000, channels: int = 3) -> int:
-    """Return the number of trainable parameters."""
-    # The image's size does not matter, as long as it is large enough.
+    """Return the number of trainable parameters; for the arguments see `profile`."""
+    # The number does not depend on the image size, which only has to be large enough.
     parts = profile(config, 1024, 1024, classes, channels)
     return sum(part.parameters for part in parts)
 
@@ -80,35 +83,14 @@ def parameters(config: CvTConfig, classes: int = 1000, channels: int = 3) -> int
 def macs(
     config: CvTConfig, height: int = 224, width: int = 224, classes: int = 1000
 ) -> int:
-    """Return the multiply-adds for one RGB image; see the module for the rule."""
+    """Return the number of MACs for one RGB image; for the arguments see `profile`."""
     return sum(part.macs for part in profile(config, height, width, classes))
 
 
-def _stage(name, stage: StageConfig, channels, height, width) -> PartProfile:
+def _stage(name, stage, channels, height, width):
     dim = stage.embed_dim
-    positions = height * width
-    embed_kernel = stage.patch_size**2 * channels * dim
-    block_parameters, block_statistics, block_macs, attention_macs = _block(
-        stage, height, width
-    )
-    token = dim if stage.cls_token else 0
-    return PartProfile(
-        name,
-        (height, width, dim),
-        # The embedding's kernel and bias, and its LayerNorm.
-        embed_kernel + 3 * dim + token + stage.depth * block_parameters,
-        stage.depth * block_statistics,
-        embed_kernel * positions + stage.depth * block_macs,
-        stage.depth * attention_macs,
-    )
-
-
-def _block(stage, height, width):
-    dim = stage.embed_dim
-    hidden = validation.mlp_hidden_dim(dim, stage.mlp_ratio)
     token = 1 if stage.cls_token else 0
-    positions = height * width
-    kv_positions = positions
+    positions = kv_positions = height * width
     if stage.projection != "linear":
         output_size = {
             "dw_bn": validation.conv_output_size,
@@ -121,19 +103,30 @@ def _block(stage, height, width):
         kv_positions = rows * columns
     queries, keys = positions + token, kv_positions + token
 
+    # One block.
     inner = stage.num_heads * validation.head_dim(dim, stage.num_heads, stage.head_dim)
-    linear_macs = dim * inner * (2 * queries + 2 * keys)  # q and proj, k and v
+    hidden = validation.mlp_hidden_dim(dim, stage.mlp_ratio)
     attention_macs = 2 * queries * keys * inner
-    mlp_macs = 2 * dim * hidden * queries
+    macs = attention_macs + dim * inner * (2 * queries + 2 * keys)  # q, proj, k and v
+    macs += 2 * dim * hidden * queries
     parameters = 4 * dim  # two LayerNorms
     parameters += 4 * dim * inner + dim + (3 * inner if stage.qkv_bias else 0)
     parameters += 2 * dim * hidden + hidden + dim
-    depthwise_macs = statistics = 0
+    statistics = 0
     if stage.projection == "dw_bn":
         kernel = stage.kernel_size**2 * dim
         shared = 1 if stage.shared_kv else 2
-        depthwise_macs = kernel * (positions + shared * kv_positions)
+        macs += kernel * (positions + shared * kv_positions)
         parameters += (1 + shared) * (kernel + 2 * dim)
         statistics = (1 + shared) * 2 * dim
-    total_macs = linear_macs + attention_macs + mlp_macs + depthwise_macs
-    return parameters, statistics, total_macs, attention_macs
+
+    kernel = stage.patch_size**2 * channels * dim
+    return PartProfile(
+        name,
+        (height, width, dim),
+        # Kernel and bias of the embedding, its LayerNorm, the token and the blocks.
+        kernel + 3 * dim + token * dim + stage.depth * parameters,
+        stage.depth * statistics,
+        kernel * positions + stage.depth * macs,
+        stage.depth * attention_macs,
+    )

@@ -1,26 +1,28 @@
-"""The published weights: one record each.
+"""The published networks and weights: one record for each.
 
-The Hub repositories belong to the organisation `microsoft`.
+The weights are in repositories of the organisation `microsoft` on the Hugging Face
+Hub.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 
 from keras_cvt import config as configs
 from keras_cvt import profile
+from keras_cvt._utils import validation
+from keras_cvt._utils.tables import Table
 from keras_cvt.config import CvTConfig
 from keras_cvt.eval_transform import EvalTransform
-from keras_cvt.tables import Table
 
-_CROP_224 = EvalTransform((224, 224), 0.875)
-_SQUASH_384 = EvalTransform((384, 384), None)
+# As the official code evaluates them: a centre crop at 224 pixels, none at 384.
+_AT_224 = EvalTransform((224, 224), 0.875)
+_AT_384 = EvalTransform((384, 384), None)
 
-
-# As the repositories are tagged. The architecture's official code is MIT (Microsoft);
-# ImageNet itself is for non-commercial research.
+# The licence of all published weights, as their repositories state it. The official
+# code has the MIT licence. ImageNet is for non-commercial research.
 LICENSE = "apache-2.0"
 
 MODELS: Mapping[str, CvTConfig] = {
@@ -31,21 +33,23 @@ MODELS: Mapping[str, CvTConfig] = {
 
 
 class UnknownWeightsError(ValueError):
-    """A name that no published weights have."""
+    """No published weights have this name."""
 
 
 @dataclass(frozen=True)
 class WeightsRecord:
     """One set of published weights.
 
+    The accuracies are those that third parties measured.
+
     Attributes:
-        model: `"cvt13"`, `"cvt21"` or `"cvtw24"`.
-        tag: What `weights=` calls them.
+        model: Key of the network in `MODELS`.
+        tag: Name of the weights in `weights=`, such as `"imagenet"`.
         repo: Repository on the Hugging Face Hub.
-        eval_transform: How images were made when they were evaluated.
-        top1: ImageNet-1k accuracy in percent, measured by third parties.
-        top5: The same, of the best five.
-        imagenet_v2_top1: ImageNet-V2 accuracy in percent.
+        eval_transform: How images are resized and cropped to evaluate the weights.
+        top1: Top-1 accuracy on ImageNet-1k, in percent.
+        top5: Top-5 accuracy on ImageNet-1k, in percent.
+        imagenet_v2_top1: Top-1 accuracy on ImageNet-V2, in percent.
     """
 
     model: str
@@ -61,86 +65,55 @@ class WeightsRecord:
         """Model and tag, such as `"cvt13/imagenet"`."""
         return f"{self.model}/{self.tag}"
 
+    @property
+    def files(self) -> "RepoFiles":
+        """The recorded revision and hashes of the repository's files."""
+        return RepoFiles(**_known_files().get(self.repo, {}))
+
 
 @dataclass(frozen=True)
 class RepoFiles:
-    """What is known of a repository's files.
+    """The recorded files of a repository.
 
     Attributes:
-        revision: The commit to download, or None: the main branch.
-        sha256: Hash of each of its checkpoint files.
+        revision: The commit to download, or None for the main branch.
+        sha256: Name of each checkpoint file -> its hash.
     """
 
-    revision: str | None
-    sha256: Mapping[str, str]
+    revision: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
 def _known_files():
+    # conversion/record_hub_files.py writes this file.
     text = resources.files("keras_cvt").joinpath("assets/hub_files.json").read_text()
     return json.loads(text)
 
 
-def known_files(repo: str) -> RepoFiles:
-    """Return what `conversion/record_hub_files.py` has recorded of a repository."""
-    known = _known_files().get(repo, {"revision": None, "sha256": {}})
-    return RepoFiles(known["revision"], known["sha256"])
-
-
-WEIGHTS = (
-    WeightsRecord(
-        "cvt13", "imagenet", "microsoft/cvt-13", _CROP_224, 81.59, 95.72, 69.81
-    ),
-    WeightsRecord(
-        "cvt13", "imagenet_384", "microsoft/cvt-13-384", _SQUASH_384, 83.0, 96.36, 71.31
-    ),
-    WeightsRecord(
-        "cvt13",
-        "imagenet22k_384",
-        "microsoft/cvt-13-384-22k",
-        _SQUASH_384,
-        83.26,
-        97.09,
-        71.76,
-    ),
-    WeightsRecord(
-        "cvt21", "imagenet", "microsoft/cvt-21", _CROP_224, 82.52, 96.06, 71.18
-    ),
-    WeightsRecord(
-        "cvt21",
-        "imagenet_384",
-        "microsoft/cvt-21-384",
-        _SQUASH_384,
-        83.27,
-        96.16,
-        71.61,
-    ),
-    WeightsRecord(
-        "cvt21",
-        "imagenet22k_384",
-        "microsoft/cvt-21-384-22k",
-        _SQUASH_384,
-        84.91,
-        97.62,
-        74.97,
-    ),
-    WeightsRecord(
-        "cvtw24",
-        "imagenet22k_384",
-        "microsoft/cvt-w24-384-22k",
-        _SQUASH_384,
-        87.58,
-        98.47,
-        78.15,
-    ),
+WEIGHTS = tuple(
+    WeightsRecord(model, tag, f"microsoft/{repo}", transform, top1, top5, v2_top1)
+    for model, tag, repo, transform, top1, top5, v2_top1 in (
+        ("cvt13", "imagenet", "cvt-13", _AT_224, 81.59, 95.72, 69.81),
+        ("cvt13", "imagenet_384", "cvt-13-384", _AT_384, 83.0, 96.36, 71.31),
+        ("cvt13", "imagenet22k_384", "cvt-13-384-22k", _AT_384, 83.26, 97.09, 71.76),
+        ("cvt21", "imagenet", "cvt-21", _AT_224, 82.52, 96.06, 71.18),
+        ("cvt21", "imagenet_384", "cvt-21-384", _AT_384, 83.27, 96.16, 71.61),
+        ("cvt21", "imagenet22k_384", "cvt-21-384-22k", _AT_384, 84.91, 97.62, 74.97),
+        ("cvtw24", "imagenet22k_384", "cvt-w24-384-22k", _AT_384, 87.58, 98.47, 78.15),
+    )
 )
 
-# The only weights of CvT-W24 answer to the usual tag as well.
+# CvT-W24 has only these weights, so the usual tag means them.
 _ALIASES = {"cvtw24/imagenet": "cvtw24/imagenet22k_384"}
 
 
-def list_models() -> Mapping[str, CvTConfig]:
-    """Return the published networks by name; printed, a table of their cost.
+def list_models() -> Table[CvTConfig]:
+    """Return the configurations of the published networks by name.
+
+    Returns:
+        A mapping from names such as `"cvt13"` to configurations. It prints as a table
+        with the number of parameters and of multiply-accumulates (MACs).
 
     Example:
         >>> print(keras_cvt.list_models())
@@ -158,21 +131,28 @@ def list_models() -> Mapping[str, CvTConfig]:
     )
 
 
-def list_weights(model: str | None = None) -> Mapping[str, WeightsRecord]:
-    """Return the published weights; printed, a table with their accuracy.
+def list_weights(model: str | None = None) -> Table[WeightsRecord]:
+    """Return the records of the published weights by name.
 
     Args:
-        model: `"cvt13"`, `"cvt21"` or `"cvtw24"`: only its weights, by tag. Without
-            it all of them, by full names such as `"cvt13/imagenet"`.
+        model: `"cvt13"`, `"cvt21"` or `"cvtw24"`, to list only the weights of this
+            model. Defaults to `None`, all weights.
+
+    Returns:
+        A mapping from names to records. It prints as a table with sizes and
+        accuracies. With a `model`, the names are tags such as `"imagenet"`, otherwise
+        full names such as `"cvt13/imagenet"`.
 
     Raises:
         ValueError: If there is no such model.
+
+    Example:
+        >>> print(keras_cvt.list_weights("cvt13"))
     """
-    if model is not None and model not in MODELS:
-        raise ValueError(f"`model` is one of {list(MODELS)}. Received: model={model!r}")
     names = {record.name: record for record in WEIGHTS}
     names |= {alias: names[name] for alias, name in _ALIASES.items()}
     if model is not None:
+        validation.check_choice(tuple(MODELS), model=model)
         names = {
             name.removeprefix(f"{model}/"): record
             for name, record in names.items()
@@ -196,15 +176,16 @@ def list_weights(model: str | None = None) -> Mapping[str, WeightsRecord]:
 
 
 def find(name: str, model: str | None = None) -> WeightsRecord:
-    """Return the weights called `name`.
+    """Return the record of published weights.
 
     Args:
-        name: A full name such as `"cvtw24/imagenet"`, or a bare tag.
-        model: The model that a bare tag is of. Without it the bare `"imagenet"`
-            means 224 pixels; CvT-W24 needs its full name.
+        name: A full name such as `"cvtw24/imagenet"`, or a tag such as `"imagenet"`.
+        model: The model that a tag belongs to. Defaults to `None`: a tag then means
+            the first model that has it.
 
     Raises:
-        UnknownWeightsError: If there are none; the valid names are listed.
+        UnknownWeightsError: If there are no such weights. The error lists the valid
+            names.
     """
     full_name = name if model is None or "/" in name else f"{model}/{name}"
     full_name = _ALIASES.get(full_name, full_name)
@@ -213,18 +194,19 @@ def find(name: str, model: str | None = None) -> WeightsRecord:
         if full_name in (record.name, record.tag):
             return record
     tags = [*dict.fromkeys(r.tag for r in candidates), *(r.name for r in candidates)]
+    tags += [alias for alias in _ALIASES if alias.startswith(model or "")]
     raise UnknownWeightsError(
-        f"There are no weights of that name{f' for {model}' if model else ''}; valid "
-        f"are {[*tags, *(a for a in _ALIASES if a.startswith(model or ''))]}, None, a "
-        f"file's path and 'hf://org/repo'. Received: {name!r}"
+        f"There are no weights with this name{f' for {model}' if model else ''}. "
+        f"Expected one of {tags}, None, the path of a file, or 'hf://org/repo'. "
+        f"Received: {name!r}"
     )
 
 
 def find_repo(repo_id: str) -> WeightsRecord | None:
-    """Return the published weights of a Hub repository, if it is one of theirs."""
+    """Return the published weights in a repository of the Hub, or None."""
     return next((r for r in WEIGHTS if r.repo == repo_id), None)
 
 
 def eval_transform(name: str) -> EvalTransform:
-    """Return how images are made for the weights called `name`; see `find`."""
+    """Return how images are resized and cropped for the weights `name`; see `find`."""
     return find(name).eval_transform

@@ -1,4 +1,4 @@
-"""The official code's outputs, and the formula of the weights behind them."""
+"""Outputs of the official code, and the formula of the weights that gave them."""
 
 import json
 import zlib
@@ -11,7 +11,7 @@ from keras_cvt.models import build_model
 from keras_cvt.preprocessing import EvalTransform
 
 FOLDER = Path(__file__).parent / "data" / "golden"
-# The official spec's names where ours differ.
+# Names of the official `spec` that differ from the fields of `StageConfig`.
 _NAMES = {"method": "projection", "kernel_qkv": "kernel_size"}
 _LEAVES = {
     "kernel": "weight",
@@ -64,7 +64,7 @@ def official_key(variable):
 
 
 def fill(model):
-    """Give every variable the value that the formula gives its official key."""
+    """Assign to every variable the value of the formula for its official key."""
     for variable in model.variables:
         if "seed_generator" in variable.path:
             continue
@@ -98,7 +98,7 @@ def model(meta, **kwargs):
 
 
 def write_reference(path, name="tiny_base"):
-    """Write a case as `convert --reference` takes it; return the path."""
+    """Write a case as a file for `convert --reference`, and return its path."""
     expected, meta = load(name)
     np.savez(path, input=images(meta), logits=expected["logits"])
     return path

@@ -13,20 +13,27 @@ TOKEN = "hf_loopbacktokenthatmustnotappear"
 @contextlib.contextmanager
 def loopback(tmp_path, monkeypatch, repos=None, **arguments):
     """Serve repositories to this process, whose caches start empty."""
+    with LoopbackHub(repos or {}, token=TOKEN, **arguments) as server:
+        with pointed_at(server.url, tmp_path, monkeypatch):
+            yield server
+
+
+@contextlib.contextmanager
+def pointed_at(url, tmp_path, monkeypatch):
+    """Point this process's client at a server, with empty caches."""
     from huggingface_hub import constants
 
-    with LoopbackHub(repos or {}, token=TOKEN, **arguments) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants,
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            server.url + "/{repo_id}/resolve/{revision}/{filename}",
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        url + "/{repo_id}/resolve/{revision}/{filename}",
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield
 
 
 def environment(server, home, **more):

@@ -1,11 +1,11 @@
-"""What a layer should compute, in plain numpy, and weights that hide nothing."""
+"""Layers in plain numpy, and random weights for tests."""
 
 import keras
 import numpy as np
 
 
 def randomise(layer, seed=0):
-    """Replace fresh weights: zeros and ones would hide swapped or unused ones."""
+    """Assign random values, because zeros and ones would hide swapped weights."""
     rng = np.random.default_rng(seed)
     for variable in layer.weights:
         value = rng.normal(0, 0.3, variable.shape)

@@ -1,4 +1,4 @@
-"""State dicts as vit-pytorch's short CvT has them, by the golden formula."""
+"""State dicts of vit-pytorch's CvT, filled by the formula of the golden cases."""
 
 import golden
 import numpy as np
@@ -7,7 +7,7 @@ from keras_cvt.config import simplified
 
 
 def keys(kwargs, classes, channels=3):
-    """Return name -> shape of `vit_pytorch.cvt.CvT(num_classes=classes, **kwargs)`."""
+    """Return the shapes of `vit_pytorch.cvt.CvT(num_classes=classes, **kwargs)`."""
     shapes = {}
     for i, stage in enumerate(simplified(**kwargs).stages):
         dim, inner = stage.embed_dim, stage.num_heads * stage.head_dim
@@ -54,7 +54,7 @@ def state_dict(meta):
 
 
 def older_names(state):
-    """Return the state dict as releases before norms joined their functions had it."""
+    """Return the state dict with the names of older releases, which contain `fn`."""
     older = {}
     for key, array in state.items():
         for new, old in (

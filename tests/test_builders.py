@@ -14,14 +14,15 @@ import pytest
 from loopback_hub import LoopbackHub
 
 import keras_cvt
+from keras_cvt import builders, models
 from keras_cvt.checkpoints import CheckpointError, save_checkpoint
+from keras_cvt.checkpoints.sources import resolve
 from keras_cvt.preprocessing import EvalTransform
-from keras_cvt.weights import resolve
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 REPO = "microsoft/cvt-13"
 
-# Prints what the golden images give, from the weights that the Hub serves.
+# Prints how far the outputs of the downloaded weights are from the golden ones.
 USE = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -70,7 +71,7 @@ def converted(home):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A transformers-layout checkpoint of CvT-13's true size."""
+    """A checkpoint of CvT-13 in transformers' layout."""
     _, meta = golden.load("cvt13_224x224")
     path = tmp_path_factory.mktemp("served") / "model.safetensors"
     with pytest.warns(UserWarning, match="exact GELU"):
@@ -79,9 +80,9 @@ def served(tmp_path_factory):
 
 
 @pytest.mark.full_size
-def test_imagenet_weights_arrive_whatever_happens_on_the_way(served, tmp_path):
+def test_imagenet_weights_load_despite_broken_and_damaged_files(served, tmp_path):
     with LoopbackHub({REPO: {"model.safetensors": served}}) as hub:
-        # A download that dies half-way: huggingface_hub or the next call resumes.
+        # A download that breaks off: huggingface_hub or the next call resumes it.
         hub.cut_after["model.safetensors"] = len(served) // 2
         first = start(hub.url, tmp_path)
         output, _ = first.communicate(timeout=300)
@@ -92,7 +93,7 @@ def test_imagenet_weights_arrive_whatever_happens_on_the_way(served, tmp_path):
         for process in both:
             assert_published_network(process)
         (file,) = converted(tmp_path)
-        # A damaged file is noticed and made anew, offline from the Hub's cache.
+        # A damaged file is detected and converted again, from the cache of the Hub.
         data = bytearray(file.read_bytes())
         data[len(data) // 2] ^= 1
         file.write_bytes(data)
@@ -101,26 +102,26 @@ def test_imagenet_weights_arrive_whatever_happens_on_the_way(served, tmp_path):
 
 
 @pytest.mark.full_size
-def test_the_demo_classifies_photos_where_there_is_a_hub(served, tmp_path):
+def test_the_demo_classifies_photos_if_the_hub_can_be_reached(served, tmp_path):
     demo = Path(__file__).parents[1] / "examples" / "demo.py"
     with LoopbackHub({REPO: {"model.safetensors": served}}) as hub:
         process = start_python([demo, "--output", tmp_path], hub.url, tmp_path)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert "digits" not in output
-    # Four photos, five names and scores each.
+    # Five names and scores for each of four photos.
     assert len(re.findall(r"[a-z]\S* \d+\.\d%", output)) == 20
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_a_hub_the_error_names_the_repository_and_the_way_out(tmp_path):
+def test_without_a_hub_the_error_names_the_repository_and_the_remedy(tmp_path):
     process = start("http://127.0.0.1:9", tmp_path)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert REPO in output and "weights='path/to/checkpoint'" in output
 
 
-def test_an_unknown_name_is_answered_with_the_valid_ones():
+def test_an_unknown_name_raises_an_error_with_the_valid_ones():
     with pytest.raises(ValueError, match="imagenet22k_384.*'imagenet_22k'"):
         keras_cvt.CvT13(weights="imagenet_22k")
 
@@ -150,7 +151,7 @@ def test_a_local_official_file_loads_as_quick_gelu():
     )
 
 
-def test_a_folder_of_transformers_loads_as_gelu_and_says_so(caplog):
+def test_a_folder_of_transformers_loads_as_gelu_with_a_log_message(caplog):
     model = tiny(
         weights=CHECKPOINTS / "hf_pt",
         classes=10,
@@ -163,7 +164,7 @@ def test_a_folder_of_transformers_loads_as_gelu_and_says_so(caplog):
     assert "activation='gelu'" in caplog.text
 
 
-def test_another_number_of_classes_keeps_the_body_and_says_so(caplog):
+def test_with_another_number_of_classes_only_the_head_is_fresh(caplog):
     source = CHECKPOINTS / "official_zip.pth"
     model = tiny(weights=source, classes=3)
     whole = tiny(weights=source, classes=10)
@@ -187,7 +188,7 @@ def test_a_checkpoint_with_half_a_head_is_refused(tmp_path):
         tiny(classes=10, weights=dataclasses.replace(checkpoint, state=state))
 
 
-def test_grey_images_give_with_one_channel_what_they_give_as_rgb(caplog):
+def test_one_channel_gives_the_same_as_grey_images_in_rgb(caplog):
     source = CHECKPOINTS / "official_zip.pth"
     common = {"weights": source, "classes": 10, "include_preprocessing": False}
     grey = tiny(input_shape=(64, 64, 1), **common)
@@ -201,16 +202,16 @@ def test_grey_images_give_with_one_channel_what_they_give_as_rgb(caplog):
     )
 
 
-def test_more_channels_get_the_kernels_channels_in_turn():
+def test_more_channels_repeat_the_channels_of_the_kernel():
     source = CHECKPOINTS / "official_zip.pth"
     common = {"weights": source, "classes": 10, "include_preprocessing": False}
     rgb, five = (tiny(input_shape=(64, 64, n), **common) for n in (3, 5))
     kernels = [m.stages[0].patch_embed.proj.kernel.numpy() for m in (rgb, five)]
-    turns = kernels[0][:, :, [0, 1, 2, 0, 1]] * 3 / 5
-    np.testing.assert_allclose(kernels[1], turns, rtol=1e-6)
+    repeated = kernels[0][:, :, [0, 1, 2, 0, 1]] * 3 / 5
+    np.testing.assert_allclose(kernels[1], repeated, rtol=1e-6)
 
 
-def test_layers_before_the_network_do_not_disturb_its_weights(tmp_path):
+def test_layers_in_front_of_the_network_do_not_change_its_weights(tmp_path):
     image = keras.Input((64, 64, 1))
     rgb = keras.layers.Conv2D(3, 1)(image)
     source = CHECKPOINTS / "official_zip.pth"
@@ -225,17 +226,12 @@ def test_the_size_of_an_input_tensor_becomes_that_of_the_transform():
     assert model.eval_transform == EvalTransform((96, 64), 0.875)
 
 
-def test_lora_is_not_lost_in_a_checkpoint_without_a_word(tmp_path):
+def test_saving_a_model_with_lora_as_a_checkpoint_is_an_error(tmp_path):
     model = tiny(classes=10)
     model.stages[0].blocks.blocks[0].attn.proj_q.enable_lora(2)
     with pytest.raises(CheckpointError, match="LoRA"):
         save_checkpoint(model, tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_wrong_argument_is_named_before_weights_are_looked_for():
-    with pytest.raises(ValueError, match="include_top=False"):
-        tiny(weights="no/such/weights", pooling="avg")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +243,7 @@ def test_a_backbone_gives_the_documented_shape(pooling, shape):
     assert model.predict(np.zeros((2, 64, 64, 3)), verbose=0).shape == shape
 
 
-@pytest.mark.parametrize(
+WRONG = pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"pooling": "avg"}, "include_top=False"),
@@ -257,16 +253,56 @@ def test_a_backbone_gives_the_documented_shape(pooling, shape):
         ({"input_shape": 224}, "input_shape=224"),
         ({"input_shape": (2, 2, 3)}, "too small"),
         ({"dropout": 0.1}, "Unknown arguments"),
-        ({"weights": 3}, "weights"),
         ({"drop_path_rate": 1.5}, "drop_path_rate"),
+        ({"activation": "relu"}, "activation"),
+        ({"classifier_activation": "softmaxx"}, "softmaxx"),
+        ({"include_preprocessing": "no"}, "include_preprocessing"),
+        ({"include_top": 1}, "include_top"),
+        ({"name": "a/b"}, "name"),
+        ({"name": None}, "name"),
     ],
 )
-def test_wrong_arguments_are_answered_with_what_was_expected(arguments, message):
+
+
+@WRONG
+def test_the_error_for_a_wrong_argument_names_it(arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny(**arguments)
 
 
-def test_the_three_networks_have_the_papers_parameters():
+@WRONG
+def test_a_wrong_argument_costs_no_download(arguments, message, monkeypatch):
+    def resolve(*arguments):
+        pytest.fail("weights were looked for")
+
+    monkeypatch.setattr(builders, "resolve", resolve)
+    with pytest.raises(ValueError, match=message):
+        tiny(weights="imagenet", **arguments)
+
+
+@pytest.mark.parametrize("weights", [3, ["imagenet"], "imagenet_22k"])
+def test_the_error_for_wrong_weights_names_them(weights):
+    with pytest.raises(ValueError, match="Received"):
+        tiny(weights=weights)
+
+
+@pytest.mark.parametrize("weights", [None, "official_zip.pth", "hf_pt"])
+def test_the_network_is_built_once(weights, monkeypatch):
+    built = []
+
+    def build_model(*arguments, **options):
+        built.append(models.build_model(*arguments, **options))
+        return built[-1]
+
+    monkeypatch.setattr(builders, "build_model", build_model)
+    model = tiny(classes=10, weights=weights and CHECKPOINTS / weights)
+    assert built == [model]
+    # The checkpoint decides the activation, but needs no second network.
+    activation = "gelu" if weights == "hf_pt" else "quick_gelu"
+    assert model.cvt_config.activation == activation
+
+
+def test_two_networks_have_the_number_of_parameters_of_the_paper():
     counts = {}
     for builder in (keras_cvt.CvT13, keras_cvt.CvT21):
         model = builder(weights=None)

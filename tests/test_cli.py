@@ -1,6 +1,10 @@
-"""The command line, as people type it."""
+"""The command line `keras-cvt`."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import golden
 import keras
@@ -11,9 +15,12 @@ from PIL import Image
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
 from keras_cvt.cli import main
+from keras_cvt.deploy import formats
 from keras_cvt.preprocessing import EvalTransform
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
+README = Path(__file__).parent.parent / "README.md"
+COMMANDS = ("list", "info", "predict", "convert", "export", "verify", "benchmark")
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +74,12 @@ def test_predict_classifies_a_folder(capsys, photos, config_path):
         assert scores == sorted(scores, reverse=True) and sum(scores) <= 1
 
 
-def test_predict_prints_the_names_of_the_classes(capsys, photos, config_path):
-    labels = photos / "labels.txt"
-    labels.write_text("\n".join(f"animal {i}" for i in range(10)))
+@pytest.mark.parametrize("flag", ["--class-names", "--labels"])
+def test_predict_prints_the_class_names(capsys, photos, config_path, flag):
+    names = photos / "names.txt"
+    names.write_text("\n".join(f"animal {i}" for i in range(10)))
     image = str(photos / "0.png")
-    assert predict(config_path, image, extra=["--labels", str(labels)]) == 0
+    assert predict(config_path, image, extra=[flag, str(names)]) == 0
     assert "animal" in capsys.readouterr().out
 
 
@@ -83,38 +91,39 @@ def test_an_unreadable_image_is_named_and_skipped(capsys, photos, config_path):
     assert "skipped" in captured.err and "1.png" in captured.err
 
 
-def test_a_wrong_number_of_labels_is_refused(capsys, photos, config_path):
-    labels = photos / "labels.txt"
-    labels.write_text("one\ntwo")
-    extra = ["--labels", str(labels)]
+def test_a_wrong_number_of_class_names_is_refused(capsys, photos, config_path):
+    names = photos / "names.txt"
+    names.write_text("one\ntwo")
+    extra = ["--class-names", str(names)]
     assert predict(config_path, str(photos / "0.png"), extra=extra) == 1
-    assert "Expected 10 labels" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Expected 10 class names" in error and str(names) in error
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
-def test_a_keras_file_brings_its_classes_names(capsys, photos, tmp_path, activation):
+def test_a_keras_file_contains_its_class_names(capsys, photos, tmp_path, activation):
     config = CvTConfig((StageConfig(8, 1, 1, 7, 4, 2, cls_token=True),))
     model = keras_cvt.CvT(config, classes=3, classifier_activation=activation)
-    model.labels = ["daisy", "rose", "tulip"]
+    model.class_names = ["daisy", "rose", "tulip"]
     model.eval_transform = EvalTransform((64, 64), None)
     file = str(tmp_path / "m.keras")
     model.save(file)
     images = [str(photos / "0.png")]
     assert main(["predict", *images, "--model", file, "--json"]) == 0
     (result,) = json.loads(capsys.readouterr().out)
-    assert {p["label"] for p in result["predictions"]} == set(model.labels)
+    assert {p["label"] for p in result["predictions"]} == set(model.class_names)
     pixels = keras_cvt.preprocess_input(images[0], model)
     scores = model.predict(pixels, verbose=0)[0]
     if activation is None:
         scores = np.exp(scores) / np.exp(scores).sum()
     for prediction in result["predictions"]:
-        index = model.labels.index(prediction["label"])
+        index = model.class_names.index(prediction["label"])
         assert prediction["score"] == pytest.approx(scores[index], abs=1e-5)
     if keras.backend.backend() == "tensorflow":
         out = str(tmp_path / "exported")
         assert main(["export", file, out, "--no-verify"]) == 0
         metadata = keras_cvt.deploy.read_metadata(out)
-        assert metadata["labels"] == list(model.labels)
+        assert metadata["labels"] == list(model.class_names)
         assert metadata["outputs"] == "probabilities"
 
 
@@ -188,3 +197,111 @@ def test_numbers_below_one_are_refused(capsys, photos, config_path, option):
     with pytest.raises(SystemExit, match="2"):
         predict(config_path, str(photos), extra=[option, "0"])
     assert "expected at least 1" in capsys.readouterr().err
+
+
+def test_info_counts_the_channels_of_the_file(capsys, tmp_path, monkeypatch):
+    model = saved(tmp_path, input_shape=(None, None, 1), include_preprocessing=False)
+    load, loaded = keras.models.load_model, []
+    monkeypatch.setattr(
+        keras.models, "load_model", lambda path: loaded.append(path) or load(path)
+    )
+    assert main(["info", model, "--json"]) == 0
+    parameters = json.loads(capsys.readouterr().out)["total"]["parameters"]
+    weights = load(model).trainable_weights
+    assert parameters == sum(int(np.prod(w.shape)) for w in weights)
+    assert len(loaded) == 1
+
+
+def test_a_regression_model_is_refused_by_its_name(capsys, photos):
+    model = keras.models.load_model(saved(photos, classifier_activation=None))
+    model.output_kind = "regression"
+    model.save(photos / "regression.keras")
+    arguments = ["predict", str(photos / "0.png"), "--model"]
+    assert main([*arguments, str(photos / "regression.keras")]) == 1
+    assert "whose outputs are regression" in capsys.readouterr().err
+
+
+def help_of(capsys, *command):
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    return capsys.readouterr().out
+
+
+def test_help_lists_every_command(capsys):
+    text = help_of(capsys)
+    assert all(re.search(rf"^ +{name}\b", text, re.M) for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_names_its_flags_of_the_readme(capsys, command):
+    text = help_of(capsys, command)
+    lines = re.findall(rf"^ +keras-cvt {command} (.*)$", README.read_text(), re.M)
+    flags = {flag for line in lines for flag in re.findall("--[a-z-]+", line)}
+    assert all(flag in text for flag in flags)
+    assert "--json" in text or command == "convert"
+
+
+def test_help_imports_neither_keras_nor_a_backend():
+    # An empty `keras_cvt`, because the real one imports Keras.
+    program = (
+        "import sys, types\n"
+        "package = sys.modules['keras_cvt'] = types.ModuleType('keras_cvt')\n"
+        f"package.__path__ = {keras_cvt.__path__!r}\n"
+        "from keras_cvt.cli import main\n"
+        "try:\n"
+        "    main(['--help'])\n"
+        "finally:\n"
+        "    names = {'keras', 'tensorflow', 'jax', 'torch', 'numpy'}\n"
+        "    print(sorted(names & set(sys.modules)))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "keras_cvt.cli", "list", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert len(json.loads(result.stdout)["weights"]) == 8, result.stderr
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("name", [*formats.variants(), "saved_model"])
+def test_every_command_takes_the_same_format_names(capsys, photos, model_file, name):
+    """Each call passes the check of the name, and fails at a later check."""
+    image = str(photos / "0.png")
+    variant = formats.find_variant(name)
+    calibration = ["--representative", image] if variant.needs_images else []
+    out = str(photos / variant.file_name)
+    for arguments, message in (
+        (["export", model_file, out, "--size", "2", "--format", name], "too small"),
+        (
+            ["benchmark", model_file, "--batch-size", "5", "--images", image]
+            + ["--formats", name],
+            "at least one call",
+        ),
+        (
+            ["convert", "missing.pth", "hf://org/repo", "--exports", name],
+            "missing.pth",
+        ),
+    ):
+        assert main([*arguments, *calibration]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_an_unknown_format_is_answered_with_the_names(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "cvt13", "x", "--format", "tflite"])
+    error = capsys.readouterr().err
+    assert all(name in error for name in formats.variants())
+
+
+def test_an_error_names_the_flag_for_an_argument(capsys, tmp_path, config_path):
+    source = str(CHECKPOINTS / "official_zip.pth")
+    assert main(["convert", source, str(tmp_path / "x.keras")]) == 1
+    assert "pass --model config.json" in capsys.readouterr().err

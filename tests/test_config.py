@@ -1,4 +1,4 @@
-"""CvTConfig: what is written is read again, and nonsense is refused."""
+"""CvTConfig: round trips through JSON, and errors for invalid values."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from keras_cvt.config import CVT_13, CVT_21, CVT_W24, CvTConfig, StageConfig
 
 TRANSFORMERS_FILE = Path(__file__).parent / "data/checkpoints/hf_pt/config.json"
 
-# No value is the default, nor the same as a neighbour's.
+# Every value differs from its default and from the values beside it.
 STAGE = {
     "embed_dim": 24,
     "depth": 3,
@@ -101,7 +101,7 @@ def test_a_published_network_has_the_papers_numbers(
 
 
 @pytest.mark.parametrize("config", [CVT_13, CVT_21, CVT_W24])
-def test_a_published_network_is_quick_gelu_and_truncated_normal(config):
+def test_a_published_network_has_quick_gelu_and_truncated_normal_weights(config):
     assert (config.activation, config.init) == ("quick_gelu", "trunc_norm")
 
 
@@ -118,13 +118,13 @@ def test_a_json_file_gives_the_same_config_again(tmp_path):
     assert CvTConfig.from_json(path) == CONFIG
 
 
-def test_a_json_file_may_be_named_by_a_string(tmp_path):
+def test_the_path_of_a_json_file_may_be_a_string(tmp_path):
     path = tmp_path / "config.json"
     CONFIG.to_json(path)
     assert CvTConfig.from_json(str(path)) == CONFIG
 
 
-def test_to_dict_holds_json_types_only():
+def test_to_dict_contains_only_json_types():
     values = CONFIG.to_dict()
     assert json.loads(json.dumps(values)) == values
 
@@ -138,12 +138,12 @@ def test_to_dict_holds_json_types_only():
         ('{"stages": []}', "non-empty.*Received"),
     ],
 )
-def test_json_text_that_is_no_config_is_refused(text, message):
+def test_invalid_json_text_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         CvTConfig.from_json(text)
 
 
-def test_a_json_file_that_holds_no_object_is_refused(tmp_path):
+def test_a_json_file_without_an_object_is_refused(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="Expected a JSON object"):
@@ -165,8 +165,14 @@ def test_stages_may_be_dicts():
     assert CvTConfig(stages=[STAGE]) == CvTConfig(stages=(StageConfig(**STAGE),))
 
 
-def test_a_config_is_hashable_whatever_its_stages_came_as():
+def test_a_config_with_dicts_as_stages_is_hashable():
     assert hash(CvTConfig(stages=[STAGE])) == hash(CvTConfig((StageConfig(**STAGE),)))
+
+
+@pytest.mark.parametrize("values", [None, 5, "stages", [("stages", [])]])
+def test_from_dict_refuses_what_is_not_a_dict(values):
+    with pytest.raises(ValueError, match="Expected a CvTConfig or a dict.*Received"):
+        CvTConfig.from_dict(values)
 
 
 # transformers
@@ -188,17 +194,17 @@ def test_transformers_config_json_becomes_a_config():
     )
 
 
-def test_from_json_understands_transformers_file():
+def test_from_json_reads_a_config_json_of_transformers():
     expected = CvTConfig.from_transformers(TRANSFORMERS_FILE)
     assert CvTConfig.from_json(TRANSFORMERS_FILE) == expected
 
 
-def test_our_activation_key_counts_in_transformers_config():
+def test_the_key_activation_of_transformers_config_is_used():
     values = transformers_values(activation="quick_gelu")
     assert CvTConfig.from_transformers(values).activation == "quick_gelu"
 
 
-# Without what transformers has no name for.
+# Without the options that transformers does not have.
 FOR_TRANSFORMERS = CvTConfig(
     stages=tuple(
         dataclasses.replace(
@@ -218,12 +224,12 @@ FOR_TRANSFORMERS = CvTConfig(
 @pytest.mark.parametrize(
     "config", [FOR_TRANSFORMERS, CVT_13], ids=["gelu", "quick_gelu"]
 )
-def test_to_transformers_and_back_is_the_same_config(config):
+def test_to_transformers_and_from_transformers_are_a_round_trip(config):
     values = json.loads(json.dumps(config.to_transformers()))
     assert CvTConfig.from_transformers(values) == config
 
 
-def test_to_transformers_has_the_names_and_lists_of_a_real_file():
+def test_to_transformers_equals_a_file_that_transformers_wrote():
     ours = CvTConfig.from_transformers(TRANSFORMERS_FILE).to_transformers(
         classes=10, image_size=64
     )
@@ -238,16 +244,28 @@ def test_to_transformers_has_the_names_and_lists_of_a_real_file():
     assert ours == theirs
 
 
+def test_to_transformers_stores_class_names():
+    names = ["ant", "bee"]
+    for arguments in ({"class_names": names}, {"labels": names}):
+        values = CVT_13.to_transformers(classes=2, **arguments)
+        assert values["id2label"] == {"0": "ant", "1": "bee"}
+        assert values["label2id"] == {"ant": 0, "bee": 1}
+    assert CVT_13.to_transformers(classes=1)["id2label"] == {"0": "LABEL_0"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model_type": "vit"}, "of a CvT"),
-        ({"depth": [1, 2]}, r"`depth` must list one value a stage \(3\)"),
-        ({"qkv_projection_method": "dw_bn"}, "`qkv_projection_method` must list"),
+        ({"depth": [1, 2]}, r"`depth` must be a list with one value per stage \(3\)"),
+        ({"qkv_projection_method": "dw_bn"}, "`qkv_projection_method` must be a list"),
         ({"num_heads": [1, 2, 5]}, "divisible"),
+        ({"embed_dim": 64}, "`embed_dim` must be a list"),
+        ({"embed_dim": []}, "must be a list with one value per stage"),
+        ({"embed_dim": [[1], [2], [3]]}, "`embed_dim` must be an integer"),
     ],
 )
-def test_transformers_config_that_is_no_network_is_refused(changes, message):
+def test_an_invalid_transformers_config_is_refused(changes, message):
     with pytest.raises(ValueError, match=f"{message}.*Received"):
         CvTConfig.from_transformers(transformers_values(**changes))
 
@@ -255,7 +273,7 @@ def test_transformers_config_that_is_no_network_is_refused(changes, message):
 def test_transformers_config_without_depth_is_refused():
     values = transformers_values()
     del values["depth"]
-    with pytest.raises(ValueError, match=r"lacks \['depth'\]"):
+    with pytest.raises(ValueError, match=r"Missing: \['depth'\]"):
         CvTConfig.from_transformers(values)
 
 
@@ -323,21 +341,21 @@ def test_average_pooling_refuses_windows_of_padding_only():
         stage(projection="avg", kernel_size=5, padding_kv=3)
 
 
-@pytest.mark.parametrize("stages", [(), None, "stage", STAGE])
-def test_stages_must_be_a_sequence_of_stages(stages):
+@pytest.mark.parametrize("stages", [(), None, 3, "stage", STAGE])
+def test_stages_must_be_a_non_empty_sequence(stages):
     with pytest.raises(ValueError, match="non-empty sequence.*Received"):
         CvTConfig(stages=stages)
 
 
 def test_a_stage_of_another_type_is_refused():
-    with pytest.raises(ValueError, match=r"must be a StageConfig\. Received: 64"):
+    with pytest.raises(ValueError, match="Expected a StageConfig.*Received: 64"):
         CvTConfig(stages=(64,))
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("activation", "relu"), ("init", "he_normal")]
 )
-def test_an_unknown_choice_is_answered_with_the_known_ones(name, value):
+def test_an_unknown_choice_raises_an_error_with_the_valid_ones(name, value):
     with pytest.raises(ValueError, match=f"`{name}`.*one of.*Received: {name}"):
         CvTConfig(stages=[STAGE], **{name: value})
 
@@ -369,7 +387,7 @@ def test_an_activation_override_replaces_the_activation():
     assert CVT_13.with_overrides(activation="gelu").activation == "gelu"
 
 
-def test_an_override_of_0_is_not_taken_for_none():
+def test_an_override_of_0_is_applied():
     changed = CVT_13.with_overrides(drop_path_rate=0.0)
     assert changed.stages[-1].drop_path_rate == 0.0
 
@@ -378,7 +396,7 @@ def test_no_override_changes_nothing():
     assert CONFIG.with_overrides() == CONFIG
 
 
-def test_overrides_leave_the_original_as_it_was():
+def test_overrides_do_not_change_the_original():
     before = CVT_13.to_dict()
     CVT_13.with_overrides(drop_rate=0.5, drop_path_rate=0.5)
     assert CVT_13.to_dict() == before

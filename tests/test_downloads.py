@@ -1,4 +1,4 @@
-"""Published weights are downloaded, checked, converted once and kept."""
+"""Published weights are downloaded, checked, converted once and cached."""
 
 import json
 import os
@@ -12,9 +12,10 @@ import pytest
 from hub_client import loopback
 from loopback_hub import COMMIT
 
-from keras_cvt import downloads, hub_files, repository, zoo
-from keras_cvt.checkpoints import CheckpointError
+from keras_cvt import repository, zoo
+from keras_cvt.checkpoints import CheckpointError, sources
 from keras_cvt.checkpoints.readers import read_checkpoint
+from keras_cvt.repository import client
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 FILES = {
@@ -27,7 +28,7 @@ RECORD = zoo.find("cvt13/imagenet")
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The Hub's client, pointed at a server on the loopback and an empty cache."""
+    """A server on the loopback for the client of the Hub, with an empty cache."""
     with loopback(tmp_path, monkeypatch, {RECORD.repo: {}}) as server:
         yield server
 
@@ -46,50 +47,50 @@ def serve(hub, *names):
 )
 def test_the_safest_file_of_a_repository_is_taken(hub, offered, taken):
     serve(hub, *offered)
-    assert hub_files.download_checkpoint(RECORD.repo).name == taken
+    assert client.download_checkpoint(RECORD.repo).name == taken
 
 
-def test_the_second_fetch_asks_no_server(hub):
+def test_the_second_fetch_sends_no_request(hub):
     serve(hub, "model.safetensors")
-    first = downloads.fetch(RECORD)
+    first = sources.fetch(RECORD)
     asked = sum(hub.requests.values())
-    assert downloads.fetch(RECORD) == first
+    assert sources.fetch(RECORD) == first
     assert sum(hub.requests.values()) == asked
 
 
 def test_the_converted_file_is_in_the_official_layout(hub):
     serve(hub, "tf_model.h5")
-    assert "stage2.cls_token" in read_checkpoint(downloads.fetch(RECORD))
+    assert "stage2.cls_token" in read_checkpoint(sources.fetch(RECORD))
 
 
-def test_a_flipped_bit_in_the_converted_file_is_noticed(hub, caplog):
+def test_a_flipped_bit_in_the_converted_file_is_detected(hub, caplog):
     serve(hub, "model.safetensors")
-    path = downloads.fetch(RECORD)
+    path = sources.fetch(RECORD)
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    assert downloads.fetch(RECORD).read_bytes() == good
+    assert sources.fetch(RECORD).read_bytes() == good
     assert "damaged" in caplog.text
 
 
-def test_what_a_killed_conversion_left_is_never_used(hub):
+def test_the_remains_of_a_killed_conversion_are_not_used(hub):
     serve(hub, "model.safetensors")
-    path = downloads.fetch(RECORD)
+    path = sources.fetch(RECORD)
     good = path.read_bytes()
     path.unlink()
     (path.parent / ".converting-x").write_bytes(good[: len(good) // 2])
     path.write_bytes(good[: len(good) // 2])
-    assert downloads.fetch(RECORD).read_bytes() == good
+    assert sources.fetch(RECORD).read_bytes() == good
 
 
 def test_a_damaged_download_is_repeated(hub):
     serve(hub, "model.safetensors")
-    cached = hub_files.download_checkpoint(RECORD.repo)
+    cached = client.download_checkpoint(RECORD.repo)
     data = cached.read_bytes()
     cached.write_bytes(data[: len(data) // 2])
-    assert "stage2.cls_token" in read_checkpoint(downloads.fetch(RECORD))
+    assert "stage2.cls_token" in read_checkpoint(sources.fetch(RECORD))
 
 
-def test_a_damaged_download_is_named_without_a_network(hub, monkeypatch):
+def test_the_error_for_a_damaged_download_without_a_network_names_it(hub, monkeypatch):
     from huggingface_hub import constants
 
     serve(hub, "model.safetensors")
@@ -97,27 +98,27 @@ def test_a_damaged_download_is_named_without_a_network(hub, monkeypatch):
     cached.write_bytes(cached.read_bytes()[:1000])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=f"{RECORD.repo} is damaged.*HF_HUB_OFFLINE"):
-        downloads.fetch(RECORD)
+        sources.fetch(RECORD)
 
 
-def test_a_download_that_is_cut_is_complete_in_the_end(hub):
+def test_a_download_that_breaks_off_is_resumed(hub):
     serve(hub, "model.safetensors")
     hub.cut_after["model.safetensors"] = 100_000
     try:
-        path = downloads.fetch(RECORD)
+        path = sources.fetch(RECORD)
     except OSError as error:
         assert "next call resumes" in str(error)
-        path = downloads.fetch(RECORD)
+        path = sources.fetch(RECORD)
     assert "stage2.cls_token" in read_checkpoint(path)
 
 
-def test_a_file_without_its_recorded_hash_is_refused(hub, monkeypatch):
+def test_a_file_that_does_not_match_its_recorded_hash_is_refused(hub, monkeypatch):
     serve(hub, "model.safetensors")
-    files = zoo.RepoFiles(COMMIT, {"model.safetensors": "0" * 64})
-    monkeypatch.setattr(zoo, "known_files", lambda repo: files)
+    known = {"revision": COMMIT, "sha256": {"model.safetensors": "0" * 64}}
+    monkeypatch.setattr(zoo, "_known_files", lambda: {RECORD.repo: known})
     with pytest.raises(CheckpointError, match="0" * 64):
-        downloads.fetch(RECORD)
-    assert not downloads.cache_folder().exists()
+        sources.fetch(RECORD)
+    assert not sources.cache_folder().exists()
 
 
 def test_recorded_files_are_pinned_and_checked(hub, monkeypatch, tmp_path):
@@ -135,48 +136,60 @@ def test_recorded_files_are_pinned_and_checked(hub, monkeypatch, tmp_path):
     assert recorded[RECORD.repo]["revision"] == COMMIT
     assert set(recorded[RECORD.repo]["sha256"]) == {"model.safetensors", "tf_model.h5"}
     monkeypatch.setattr(zoo, "_known_files", lambda: recorded)
-    assert COMMIT in downloads.fetch(RECORD).name
+    assert COMMIT in sources.fetch(RECORD).name
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(401, OSError), (403, OSError), (404, OSError)]
 )
-def test_a_refusal_is_one_clear_sentence(hub, status, error):
+def test_the_error_for_a_refused_download_names_the_repository(hub, status, error):
     serve(hub, "model.safetensors")
     for name in FILES:
         hub.status[name] = status
     with pytest.raises(error, match=RECORD.repo):
-        downloads.fetch(RECORD)
+        sources.fetch(RECORD)
 
 
 @pytest.mark.parametrize("repo_id", ["a/b/c", "../x", "x", "a/..", ""])
-def test_what_is_no_repository_is_not_asked_for(repo_id):
+def test_an_invalid_repository_name_is_refused(repo_id):
     with pytest.raises(ValueError, match="hf://org/repo"):
-        hub_files.download_checkpoint(repo_id)
+        client.download_checkpoint(repo_id)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_cached_is_found_without_a_network(hub, name, monkeypatch):
+def test_cached_files_are_found_without_a_network(hub, name, monkeypatch):
     serve(hub, name)
-    first = hub_files.download_checkpoint(RECORD.repo)
-    assert hub_files.download_optional(RECORD.repo, "config.json") is None
+    first = client.download_checkpoint(RECORD.repo)
+    assert client.download_optional(RECORD.repo, "config.json") is None
     hub.repos.clear()
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub_files.download_checkpoint(RECORD.repo) == first
-    assert hub_files.download_optional(RECORD.repo, "config.json") is None
-    with pytest.raises(OSError, match="cannot be reached.*SHA256SUMS"):
-        hub_files.download_optional(RECORD.repo, "SHA256SUMS")
+    assert client.download_checkpoint(RECORD.repo) == first
+    assert client.download_optional(RECORD.repo, "config.json") is None
+    with pytest.raises(OSError, match="cannot be reached.*never_asked"):
+        client.download_optional(RECORD.repo, "never_asked.json")
 
 
 @pytest.mark.parametrize("status", [403, 503])
-def test_no_worse_file_is_downloaded_where_the_best_is_not_answered(
-    hub, status, monkeypatch
-):
+def test_no_other_file_is_downloaded_if_the_safest_one_fails(hub, status, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     serve(hub, *FILES)
     hub.status["model.safetensors"] = status
     with pytest.raises(OSError, match="model.safetensors"):
-        hub_files.download_checkpoint(RECORD.repo)
+        client.download_checkpoint(RECORD.repo)
     assert not hub.requests["GET", "pytorch_model.bin"]
+
+
+def test_a_cache_that_cannot_be_written_costs_one_warning(
+    hub, tmp_path, monkeypatch, caplog
+):
+    """A container's home is often read-only. Nobody can write below a plain file."""
+    serve(hub, "model.safetensors")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file" / "keras"))
+    assert sources.fetch(RECORD).is_file()
+    caplog.clear()
+    assert "stage2.cls_token" in sources.resolve(RECORD.name).state
+    assert [r.message for r in caplog.records if "cannot be kept" in r.message]
+    assert len(caplog.records) == 1

@@ -1,4 +1,4 @@
-"""The network computes what the official code computes."""
+"""The network computes the same as the official code."""
 
 import golden
 import keras
@@ -42,7 +42,7 @@ def test_predict_equals_the_official_code(name):
     assert_equal_to_official({"logits": logits}, {"logits": expected["logits"]})
 
 
-# JAX compiles every predict anyway, and torch.compile takes minutes a network.
+# JAX always compiles `predict`, and torch.compile takes minutes for each network.
 JIT = ["tiny_base"]
 if keras.backend.backend() == "tensorflow":
     JIT += ["tiny_avg_odd_60x52", "tiny_cls_everywhere", "tiny_odd_63x95"]

@@ -1,4 +1,4 @@
-"""The functional model: what it knows, takes, survives and trains."""
+"""The functional model: its facts, inputs, outputs, copies and training."""
 
 import keras
 import numpy as np
@@ -9,9 +9,10 @@ from reference import normal, randomise, to_numpy
 
 import keras_cvt
 from keras_cvt import CvTConfig, CvTModel, StageConfig
+from keras_cvt.checkpoints import state_dict
+from keras_cvt.checkpoints.sources import Checkpoint
 from keras_cvt.models import build_model
 from keras_cvt.preprocessing import EvalTransform
-from keras_cvt.weights import Checkpoint
 
 pytestmark = pytest.mark.any_backend
 
@@ -60,7 +61,7 @@ def assert_close(outputs, expected, atol=1e-5):
     np.testing.assert_allclose(to_numpy(outputs), to_numpy(expected), rtol=0, atol=atol)
 
 
-# What a model knows, and what that survives
+# Facts of a model, which its copies share
 
 
 def saved_and_loaded(model, tmp_path):
@@ -88,25 +89,25 @@ def part_of_another_model(model, tmp_path):
     params=[saved_and_loaded, cloned, called_on_another_tensor, part_of_another_model],
     ids=lambda function: function.__name__,
 )
-def survivor(request, tmp_path_factory):
+def copied(request, tmp_path_factory):
     return request.param(build(), tmp_path_factory.mktemp("models"))
 
 
-def test_the_config_survives(survivor):
-    assert survivor.cvt_config == CONFIG
+def test_a_copy_has_the_same_config(copied):
+    assert copied.cvt_config == CONFIG
 
 
-def test_the_eval_transform_survives(survivor):
-    assert survivor.eval_transform == TRANSFORM
+def test_a_copy_has_the_same_eval_transform(copied):
+    assert copied.eval_transform == TRANSFORM
 
 
-def test_the_pyramid_survives_and_belongs_to_the_models_own_input(survivor):
-    pyramid = keras.Model(survivor.input, survivor.pyramid_outputs)
+def test_a_copy_has_a_pyramid_of_its_own_input(copied):
+    pyramid = keras.Model(copied.input, copied.pyramid_outputs)
     shapes = {level: output.shape for level, output in pyramid(IMAGES).items()}
     assert shapes == {"P2": (2, 8, 10, 8), "P3": (2, 4, 5, 8), "P4": (2, 2, 3, 16)}
 
 
-def test_the_pyramid_holds_the_stages_maps(model):
+def test_the_pyramid_contains_the_maps_of_the_stages(model):
     pyramid = keras.Model(model.input, model.pyramid_outputs)(IMAGES)
     stage0, stage1, _ = model.stages
     stage0_map = stage0(model.get_layer("preprocessing")(IMAGES))
@@ -126,13 +127,13 @@ def test_a_pyramid_level_is_the_logarithm_of_its_stride(strides, levels):
     assert {level: output.shape[1] for level, output in pyramid.items()} == expected
 
 
-def test_a_stride_that_is_no_power_of_2_has_no_level():
+def test_a_stride_that_is_not_a_power_of_2_has_no_level():
     model = build(CvTConfig((StageConfig(8, 1, 1, 3, 3, 1),)))
     with pytest.raises(ValueError, match="powers of 2.*Received: stage0.*3"):
         _ = model.pyramid_outputs
 
 
-def test_a_loaded_model_is_of_the_same_class_and_gives_the_same(model, tmp_path):
+def test_a_loaded_model_has_the_same_class_and_outputs(model, tmp_path):
     loaded = saved_and_loaded(model, tmp_path)
     assert type(loaded) is CvTModel
     assert_close(loaded(IMAGES), model(IMAGES))
@@ -170,7 +171,7 @@ def test_an_input_tensor_of_integers_gives_what_floats_give(model):
     assert_close(build(input_tensor=image)(IMAGES.astype("uint8")), model(IMAGES))
 
 
-def test_a_network_without_preprocessing_takes_integers_as_well():
+def test_a_network_without_preprocessing_accepts_integers():
     image = keras.Input((32, 40, 3), dtype="uint8")
     bare = build(input_tensor=image, include_preprocessing=False)
     assert bare.input is image
@@ -184,7 +185,7 @@ def test_an_input_tensor_becomes_the_models_input(model):
     assert_close(built(IMAGES), model(IMAGES))
 
 
-def test_what_made_an_input_tensor_becomes_part_of_the_model(model):
+def test_layers_in_front_of_an_input_tensor_become_part_of_the_model(model):
     grey = keras.Input((32, 40, 1))
     built = build(input_tensor=keras.layers.Concatenate()([grey, grey, grey]))
     images = IMAGES[..., :1]
@@ -197,7 +198,7 @@ def test_input_tensor_and_input_shape_must_agree():
 
 
 @pytest.mark.parametrize("input_shape", [(32, 32), (32, 32, None), (1, 32, 32, 3)])
-def test_an_input_shape_that_is_no_image_is_refused(input_shape):
+def test_an_input_shape_that_is_not_that_of_an_image_is_refused(input_shape):
     with pytest.raises(ValueError, match="Received: input_shape="):
         build(input_shape=input_shape)
 
@@ -216,7 +217,7 @@ def test_a_batch_of_one_keeps_its_axis_and_its_values(single):
     assert_close(single(IMAGES[:1]), single(IMAGES)[:1])
 
 
-def test_channels_first_is_answered_with_the_way_out():
+def test_the_error_for_channels_first_names_the_remedy():
     keras.config.set_image_data_format("channels_first")
     try:
         with pytest.raises(ValueError, match="set_image_data_format.*Received"):
@@ -240,7 +241,7 @@ def test_softmax_is_the_activation_of_the_logits(model):
 
 
 def backbone(config=CONFIG, pooling=None):
-    """A backbone, and the weights of a model with a head."""
+    """A backbone, and a whole model with the same weights."""
     built = build(config, include_top=False, pooling=pooling)
     whole = build(config)
     for ours, theirs in zip(built.weights, whole.weights, strict=False):
@@ -268,12 +269,12 @@ WITHOUT_TOKEN = CvTConfig((StageConfig(8, 1, 2, 7, 4, 2),))
 @pytest.mark.parametrize(
     "config", [CONFIG, WITHOUT_TOKEN], ids=["class token", "mean of positions"]
 )
-def test_token_pooling_is_what_the_head_sees(config):
+def test_token_pooling_gives_the_input_of_the_head(config):
     built, whole = backbone(config, pooling="token")
     assert_close(whole.get_layer("head")(built(IMAGES)), whole(IMAGES))
 
 
-def test_without_a_class_token_the_head_sees_the_mean_of_the_normalised_map():
+def test_without_a_class_token_the_head_gets_the_mean_of_the_normalised_map():
     whole = build(WITHOUT_TOKEN)
     feature_map = keras.Model(whole.input, whole.pyramid_outputs)(IMAGES)["P2"]
     mean = to_numpy(whole.get_layer("norm")(feature_map)).mean((1, 2))
@@ -301,7 +302,7 @@ def test_mixed_precision_stages_compute_in_half_with_float32_weights(mixed):
     assert {s.compute_dtype for s in mixed.stages} == {"bfloat16"}
 
 
-def test_the_dtype_argument_counts_instead_of_the_global_policy():
+def test_the_dtype_argument_overrides_the_global_policy():
     built = build(dtype="mixed_bfloat16")
     assert {stage.compute_dtype for stage in built.stages} == {"bfloat16"}
 
@@ -321,7 +322,7 @@ def test_jit_compiled_and_plain_predict_agree():
 
 @pytest.fixture(scope="module")
 def trained():
-    """Every variable before and after one step."""
+    """All variables before and after one training step."""
     model = build(ONE_STAGE)
     before = {v.path: to_numpy(v) for v in model.weights}
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -383,23 +384,23 @@ def attention(stage, block, *names):
     return {f"stage{stage}/blocks/{block}/attn/{name}" for name in names}
 
 
-def test_every_parameter_gets_a_gradient_but_those_that_cannot_change_the_output():
-    # Shifts of every key of a map; where a class token is among the keys, BatchNorm
-    # shifts all but that one, which matters.
+def test_every_parameter_that_can_change_the_output_gets_a_gradient():
+    # A shift of all keys has no effect. With a class token, BatchNorm shifts all keys
+    # except one, which has.
     shifts = (
         attention(0, 0, "proj_k/bias", "conv_proj_k/bn/beta")
         | attention(1, 0, "proj_k/bias")
         | attention(1, 1, "proj_k/bias")
     )
-    # The head sees the last block's class token, whose query skips the convolution.
-    unseen = attention(
+    # The head gets the last block's class token, whose query skips the convolution.
+    unused = attention(
         1,
         1,
         "conv_proj_q/conv/kernel",
         "conv_proj_q/bn/gamma",
         "conv_proj_q/bn/beta",
     )
-    assert without_gradient(dw_bn()) == shifts | unseen
+    assert without_gradient(dw_bn()) == shifts | unused
 
 
 def test_without_a_class_token_only_shifts_of_every_key_get_no_gradient():
@@ -422,7 +423,7 @@ def test_int8_quantization_stays_close():
     assert_close(built(IMAGES), expected, atol=0.05)
 
 
-def test_lora_of_a_query_trains_two_small_kernels_instead_of_the_large_one():
+def test_lora_of_a_query_trains_two_small_kernels_instead_of_a_large_one():
     built = build(ONE_STAGE)
     expected = to_numpy(built(IMAGES))
     built.stages[0].blocks.blocks[0].attn.proj_q.enable_lora(2)
@@ -443,56 +444,55 @@ def test_cvt_builds_the_config_with_its_overrides():
     assert built.cvt_config == CONFIG.with_overrides(drop_path_rate=0.5)
 
 
-def test_the_size_of_the_input_becomes_that_of_the_transform():
+def test_the_transform_has_the_size_of_the_input():
     built = keras_cvt.CvT(ONE_STAGE, input_shape=(64, 48, 3))
     assert built.eval_transform == EvalTransform((64, 48), 0.875)
 
 
-def test_labels_survive_saving_cloning_and_fusing(tmp_path):
+def test_copies_have_the_same_class_names(tmp_path):
     model = build()
-    assert model.labels is None
-    model.labels = NAMES
+    assert model.class_names is None
+    model.class_names = NAMES
     model.save(tmp_path / "m.keras")
     for other in (
         keras.models.load_model(tmp_path / "m.keras"),
         keras.models.clone_model(model),
         keras_cvt.deploy.fuse(model),
     ):
-        assert other.labels == tuple(NAMES)
-    model.labels = None
-    assert model.labels is None
+        assert other.class_names == tuple(NAMES)
+    model.class_names = None
+    assert model.class_names is None
 
 
-def test_a_model_that_has_no_such_classes_has_no_labels():
+def test_a_model_without_these_classes_has_no_class_names():
     model = build()
-    model.labels = NAMES
+    model.class_names = NAMES
     features = model.get_layer("norm").output
     head = keras.layers.Dense(3, name="head")(features)
-    assert CvTModel(model.input, head).labels is None
+    assert CvTModel(model.input, head).class_names is None
     for output in (model.stages[0].output, model.pyramid_outputs):
         other = CvTModel(model.input, output)
-        assert other.labels is None
-        with pytest.raises(ValueError, match="Expected 0 labels"):
-            other.labels = NAMES
+        assert other.class_names is None
+        with pytest.raises(ValueError, match="Expected 0 class names"):
+            other.class_names = NAMES
 
 
 @pytest.mark.parametrize(
-    "labels",
+    "names",
     [NAMES[:-1], "abcde", [], dict(enumerate(NAMES)), set(NAMES)],
 )
-def test_labels_must_be_one_a_class(labels):
+def test_there_must_be_one_class_name_for_each_class(names):
     model = build()
-    with pytest.raises(ValueError, match="Expected 5 labels"):
-        model.labels = labels
-    assert model.labels is None
+    with pytest.raises(ValueError, match="Expected 5 class names"):
+        model.class_names = names
+    assert model.class_names is None
 
 
-def test_a_fresh_head_has_no_labels_of_the_old_one():
-    old = build()
-    state = keras_cvt.checkpoints.assign.extract(old)
-    checkpoint = Checkpoint(state, "official", labels=tuple(NAMES))
+def test_a_fresh_head_does_not_get_the_class_names_of_the_checkpoint():
+    state = state_dict.extract(build())
+    checkpoint = Checkpoint("me", state, "official", class_names=tuple(NAMES))
     same = keras_cvt.CvT(CONFIG, weights=checkpoint, classes=CLASSES)
-    assert same.labels == tuple(NAMES)
+    assert same.class_names == tuple(NAMES)
     other = keras_cvt.CvT(CONFIG, weights=checkpoint, classes=3)
     body = keras_cvt.CvT(CONFIG, weights=checkpoint, include_top=False)
-    assert other.labels is None and body.labels is None
+    assert other.class_names is None and body.class_names is None

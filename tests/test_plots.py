@@ -1,4 +1,4 @@
-"""Plots leave the program's own matplotlib as it was."""
+"""Plots do not change the matplotlib state of the program."""
 
 import sys
 
@@ -7,15 +7,14 @@ import pytest
 from matplotlib import pyplot
 from PIL import Image
 
-from keras_cvt import plots
-from keras_cvt.deploy.measurements import Benchmark, Measurement
-from keras_cvt.deploy.verify import Verification
+from keras_cvt._utils import plots
+from keras_cvt.deploy import Benchmark, Measurement, Verification
 from keras_cvt.training.runs import Run
 
 
 @pytest.fixture
 def backend():
-    """Choose a backend as a program would that shows windows or writes SVG."""
+    """Choose another backend and open a figure, as the calling program may have."""
     before = matplotlib.get_backend()
     pyplot.switch_backend("svg")
     pyplot.figure("the program's own")
@@ -56,20 +55,20 @@ def plot_run(path):
 
 
 @pytest.mark.parametrize("plot", [plot_benchmark, plot_run])
-def test_a_plot_leaves_the_backend_and_the_open_figures(backend, plot, tmp_path):
+def test_a_plot_keeps_the_backend_and_the_open_figures(backend, plot, tmp_path):
     assert Image.open(plot(tmp_path / "plot.png")).format == "PNG"
     assert matplotlib.get_backend() == backend
     assert pyplot.get_figlabels() == ["the program's own"]
 
 
 @pytest.mark.parametrize("plot", [plot_benchmark, plot_run])
-def test_a_missing_matplotlib_names_its_extra(plot, tmp_path, monkeypatch):
+def test_without_matplotlib_the_error_names_the_extra(plot, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"keras_cvt\[train\]"):
         plot(tmp_path / "plot.png")
 
 
-def test_a_plot_that_cannot_be_written_whole_leaves_the_earlier_one(tmp_path):
+def test_a_plot_that_fails_leaves_the_earlier_file(tmp_path):
     path = tmp_path / "plot.png"
     path.write_bytes(b"earlier")
     figure = plots.new_figure()

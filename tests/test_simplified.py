@@ -1,4 +1,4 @@
-"""The short CvT of vit-pytorch, from its own state dicts."""
+"""vit-pytorch's CvT, with its state dicts."""
 
 import golden
 import keras
@@ -33,7 +33,7 @@ def assert_equal_to_vit_pytorch(model, name):
 
 @pytest.mark.parametrize("rename", [dict, simplified.older_names], ids=["new", "old"])
 @pytest.mark.parametrize("name", TINY)
-def test_both_generations_of_state_dicts_give_vit_pytorchs_logits(name, rename):
+def test_state_dicts_of_new_and_old_releases_give_the_same_logits(name, rename):
     _, meta = golden.load(name)
     model = build(meta)
     report = load_checkpoint(model, rename(simplified.state_dict(meta)))
@@ -42,7 +42,7 @@ def test_both_generations_of_state_dicts_give_vit_pytorchs_logits(name, rename):
 
 
 @pytest.mark.full_size
-def test_the_defaults_are_vit_pytorchs_network():
+def test_the_defaults_are_those_of_vit_pytorch():
     _, meta = golden.load("simplified_default_224")
     model = build(meta)
     load_checkpoint(model, simplified.state_dict(meta))
@@ -52,7 +52,7 @@ def test_the_defaults_are_vit_pytorchs_network():
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_the_state_dict_of_the_tests_is_the_golden_one(name):
+def test_the_state_dict_of_the_tests_equals_that_of_the_golden_case(name):
     _, meta = golden.load(name)
     state = simplified.state_dict(meta)
     assert {key: list(a.shape) for key, a in state.items()} == meta["keys"]
@@ -71,7 +71,7 @@ def test_a_saved_and_loaded_model_gives_the_same_logits(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["x.safetensors", "x.weights.h5"])
-def test_its_weights_files_make_the_round_trip(tmp_path, file):
+def test_saved_weights_load_again(tmp_path, file):
     _, meta = golden.load("simplified_tiny")
     model = build(meta)
     load_checkpoint(model, simplified.state_dict(meta))
@@ -82,7 +82,7 @@ def test_its_weights_files_make_the_round_trip(tmp_path, file):
     assert_equal_to_vit_pytorch(build(meta, weights=tmp_path / file), "simplified_tiny")
 
 
-def test_a_backbone_remembers_that_there_is_no_final_norm():
+def test_a_backbone_knows_that_there_is_no_final_norm():
     _, meta = golden.load("simplified_tiny")
     backbone = build(meta, include_top=False)
     assert not backbone.cvt_config.final_norm
@@ -90,7 +90,7 @@ def test_a_backbone_remembers_that_there_is_no_final_norm():
     assert clone.cvt_config == backbone.cvt_config
 
 
-def test_the_profile_counts_what_is_built():
+def test_the_profile_has_the_number_of_parameters_of_the_model():
     _, meta = golden.load("simplified_tiny")
     model = build(meta)
     parts = profile.profile(model.cvt_config, 64, 64, classes=10)
@@ -100,25 +100,25 @@ def test_the_profile_counts_what_is_built():
     )
 
 
-def test_the_configuration_makes_the_round_trip_through_json():
+def test_json_restores_the_configuration():
     config = build(golden.load("simplified_tiny")[1]).cvt_config
     assert CvTConfig.from_json(config.to_json()) == config
 
 
-def test_transformers_has_no_name_for_it():
+def test_transformers_cannot_express_the_configuration():
     config = build(golden.load("simplified_tiny")[1]).cvt_config
     with pytest.raises(ValueError, match="head_dim=64.*shared_kv=True.*final_norm"):
         config.to_transformers()
 
 
-def test_dropout_leaves_the_embedding_alone():
+def test_dropout_does_not_act_after_the_embedding():
     config = keras_cvt.CvTSimplified(dropout=0.25, s3_depth=1).cvt_config
     assert {s.drop_rate for s in config.stages} == {0.25}
     assert {s.attention_drop_rate for s in config.stages} == {0.25}
     assert {s.embed_drop_rate for s in config.stages} == {0.0}
 
 
-def test_a_final_norm_in_the_checkpoint_is_another_network():
+def test_a_checkpoint_with_a_final_norm_is_refused():
     _, meta = golden.load("simplified_tiny")
     state = simplified.state_dict(meta)
     model = build(meta)
@@ -129,7 +129,7 @@ def test_a_final_norm_in_the_checkpoint_is_another_network():
         load_checkpoint(model, official)
 
 
-def test_an_unknown_argument_is_answered():
+def test_an_unknown_argument_raises_an_error():
     with pytest.raises(ValueError, match="s4_depth"):
         keras_cvt.CvTSimplified(s4_depth=1)
     with pytest.raises(ValueError, match="num_classes"):

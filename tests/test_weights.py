@@ -1,4 +1,4 @@
-"""What comes with weights: how images are made, and which commit they are of."""
+"""Facts that come with weights: how images are made, and which commit it is."""
 
 import dataclasses
 import hashlib
@@ -14,17 +14,18 @@ from hub_client import loopback
 from loopback_hub import COMMIT
 
 import keras_cvt
-from keras_cvt import conversion, files, hub, zoo
+from keras_cvt import conversion, hub, zoo
+from keras_cvt._utils import files
 from keras_cvt.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from keras_cvt.checkpoints.sources import resolve
 from keras_cvt.preprocessing import EvalTransform
-from keras_cvt.weights import resolve
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 REPO = "me/tiny"
 TRANSFORMS = [
     EvalTransform((96, 96), 0.9),
     EvalTransform((64, 96), None),
-    # transformers has no word for these.
+    # transformers cannot express these.
     EvalTransform((64, 96), 0.9),
     EvalTransform((448, 448), 0.95),
 ]
@@ -47,7 +48,7 @@ def contents(folder):
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_the_transform_of_a_saved_folder_comes_back(server, tmp_path, transform):
-    """Also where another model's folder is written over."""
+    """This also holds if the folder of another model is overwritten."""
     model = hub_models.classifier()
     save_checkpoint(model, tmp_path / "saved", layout="transformers")
     model.eval_transform = transform
@@ -103,38 +104,40 @@ def test_a_converted_folder_says_how_images_are_made(tmp_path):
     assert processor["crop_pct"] == 0.875
 
 
-# The three ways to a repository's weights.
 def first_weights(model):
-    return np.array(model.get_layer("stage0").weights[0])
+    return np.array(model.stages[0].weights[0])
 
 
-def into_a_model(name):
+def load_into_a_model(name):
     model = hub_models.classifier()
     load_checkpoint(model, f"hf://{name}")
     return model
 
 
-ROADS = {
+# The functions that load a repository.
+LOADERS = {
     "weights": lambda name: build(f"hf://{name}"),
     "hub.load": lambda name: hub.load(*name.split("@")),
-    "load_checkpoint": into_a_model,
+    "hub.load with one name": hub.load,
+    "hub.load with a scheme": lambda name: hub.load(f"hf://{name}"),
+    "load_checkpoint": load_into_a_model,
 }
 
 
-@pytest.mark.parametrize("road", ROADS)
-def test_a_revision_is_the_one_that_is_loaded(server, road):
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_revision_is_the_one_that_is_loaded(server, loader):
     old, new = hub_models.classifier(), hub_models.classifier()
     new.set_weights([2 * w for w in new.get_weights()])
     commits = [hub.push(model, REPO).commit for model in (old, new)]
     for model, name in ((old, f"{REPO}@{commits[0]}"), (new, REPO)):
         np.testing.assert_array_equal(
-            first_weights(ROADS[road](name)), first_weights(model)
+            first_weights(LOADERS[loader](name)), first_weights(model)
         )
 
 
 @pytest.fixture
 def published(server, tmp_path, monkeypatch):
-    """A small network in the place of CvT-13's repository."""
+    """Serve a small network under the name of CvT-13's repository."""
     record = zoo.find("cvt13/imagenet")
     model = hub_models.classifier()
     monkeypatch.setitem(zoo.MODELS, record.model, model.cvt_config)
@@ -143,11 +146,11 @@ def published(server, tmp_path, monkeypatch):
     return record
 
 
-@pytest.mark.parametrize("road", ROADS)
-def test_of_published_weights_the_recorded_commit_is_loaded(
-    server, published, road, monkeypatch
+@pytest.mark.parametrize("loader", LOADERS)
+def test_the_recorded_commit_of_published_weights_is_loaded(
+    server, published, loader, monkeypatch
 ):
-    """And a file of another hash than the recorded one is refused."""
+    """A file with another hash than the recorded one is refused."""
     files_then = server.repos[published.repo]
     digest = hashlib.sha256(files_then["model.safetensors"]).hexdigest()
     files_now = {"model.safetensors": b"of a later commit"}
@@ -160,25 +163,46 @@ def test_of_published_weights_the_recorded_commit_is_loaded(
 
     record("0" * 64)
     with pytest.raises(CheckpointError, match="0" * 64):
-        ROADS[road](published.repo)
+        LOADERS[loader](published.repo)
     record(digest)
     np.testing.assert_array_equal(
-        first_weights(ROADS[road](published.repo)),
+        first_weights(LOADERS[loader](published.repo)),
         first_weights(hub_models.classifier()),
     )
 
 
-@pytest.mark.parametrize("road", ["weights", "hub.load"])
+@pytest.mark.parametrize("loader", ["weights", "hub.load"])
 @pytest.mark.parametrize("revision", ["", "@main"])
-def test_published_weights_are_quick_gelu(published, road, revision, caplog):
-    model = ROADS[road](published.repo + revision)
+def test_published_weights_are_quick_gelu(published, loader, revision, caplog):
+    model = LOADERS[loader](published.repo + revision)
     assert "gelu" not in caplog.text.lower()
     assert model.cvt_config.activation == "quick_gelu"
     assert model.eval_transform == published.eval_transform
 
 
-def test_published_weights_have_imagenets_labels(published):
-    assert hub.load_labels(published.repo)[0] == "tench"
+@pytest.mark.parametrize("prefix", ["", "hf://"])
+@pytest.mark.parametrize("revision", ["", "@main"])
+def test_published_weights_have_the_class_names_of_imagenet(
+    server, published, prefix, revision
+):
+    names = hub.load_class_names(prefix + published.repo + revision)
+    assert names[0] == "tench" and len(names) == 1000
+    assert not server.steps
+
+
+@pytest.mark.parametrize("load", [hub.load, hub.load_class_names])
+def test_two_revisions_are_refused(load):
+    with pytest.raises(ValueError, match="Expected one revision"):
+        load(f"{REPO}@main", revision="v2")
+
+
+def test_a_conversion_reports_the_original_layout_of_published_weights(
+    published, tmp_path
+):
+    """The first conversion downloads them. The second reads our converted copy."""
+    for name in ("first.safetensors", "second.safetensors"):
+        report = conversion.convert(published.name, tmp_path / name)
+        assert report.layout == "transformers"
 
 
 def test_weights_of_another_network_of_the_same_shapes_say_so(tmp_path, caplog):
@@ -192,7 +216,7 @@ def test_weights_of_another_network_of_the_same_shapes_say_so(tmp_path, caplog):
     assert "stage 2's stride_kv=1, trained with 2" in caplog.text
 
 
-def test_no_activation_leaves_it_to_the_checkpoint(tmp_path):
+def test_without_an_activation_the_checkpoint_decides(tmp_path):
     config = golden.config(golden.load("tiny_base")[1])
     gelu = keras_cvt.CvT(config, classes=4, activation="gelu")
     save_checkpoint(gelu, tmp_path, layout="transformers")
@@ -200,7 +224,7 @@ def test_no_activation_leaves_it_to_the_checkpoint(tmp_path):
     assert loaded.cvt_config.activation == "gelu"
 
 
-def test_an_official_checkpoint_may_lie_beside_another_programs_files(tmp_path):
+def test_an_official_checkpoint_may_lie_beside_files_of_another_program(tmp_path):
     save_checkpoint(build(None), tmp_path / "model.safetensors", layout="official")
     (tmp_path / "config.json").write_text("[1]")
     assert build(tmp_path / "model.safetensors").count_params() > 0

@@ -16,7 +16,7 @@ def test_every_published_network_and_weight_is_listed():
     ]
 
 
-def test_the_table_shows_what_people_choose_by():
+def test_the_table_shows_sizes_accuracies_and_the_licence():
     table = str(keras_cvt.list_weights())
     for fact in ("cvt21/imagenet22k_384", "84.91", "97.62", "apache-2.0", "4.57"):
         assert fact in table
@@ -29,6 +29,41 @@ def test_both_tags_of_cvt_w24_mean_the_same_weights():
     assert zoo.eval_transform("cvtw24/imagenet").image_size == (384, 384)
 
 
-def test_an_unknown_model_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="cvtw24"):
+def test_an_unknown_model_raises_an_error_with_the_valid_ones():
+    with pytest.raises(ValueError, match="cvtw24.*Received: model='cvt99'"):
         keras_cvt.list_weights("cvt99")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "found"),
+    [
+        ("imagenet", None, "cvt13/imagenet"),
+        ("imagenet", "cvt21", "cvt21/imagenet"),
+        ("cvt21/imagenet_384", "cvt21", "cvt21/imagenet_384"),
+        ("cvtw24/imagenet", None, "cvtw24/imagenet22k_384"),
+    ],
+)
+def test_weights_are_found_by_full_name_and_by_tag(name, model, found):
+    assert zoo.find(name, model).name == found
+
+
+def test_an_unknown_name_raises_an_error_with_the_valid_ones():
+    with pytest.raises(zoo.UnknownWeightsError) as error:
+        zoo.find("imagenet_22k", "cvtw24")
+    for text in ("for cvtw24", "'cvtw24/imagenet'", "Received: 'imagenet_22k'"):
+        assert text in str(error.value)
+    assert "cvt13" not in str(error.value)
+
+
+def test_the_records_are_those_of_the_published_repositories():
+    assert [
+        (r.name, r.repo, r.eval_transform.image_size[0], r.top1) for r in zoo.WEIGHTS
+    ] == [
+        ("cvt13/imagenet", "microsoft/cvt-13", 224, 81.59),
+        ("cvt13/imagenet_384", "microsoft/cvt-13-384", 384, 83.0),
+        ("cvt13/imagenet22k_384", "microsoft/cvt-13-384-22k", 384, 83.26),
+        ("cvt21/imagenet", "microsoft/cvt-21", 224, 82.52),
+        ("cvt21/imagenet_384", "microsoft/cvt-21-384", 384, 83.27),
+        ("cvt21/imagenet22k_384", "microsoft/cvt-21-384-22k", 384, 84.91),
+        ("cvtw24/imagenet22k_384", "microsoft/cvt-w24-384-22k", 384, 87.58),
+    ]

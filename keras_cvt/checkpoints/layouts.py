@@ -1,16 +1,21 @@
-"""Name maps: every layout that users hold, to and from the official one.
+"""Maps the names and shapes of every known checkpoint layout to the official ones.
 
-The canonical layout is the official state dict: keys such as
-`stage2.blocks.3.attn.proj_q.weight`, arrays of PyTorch's shapes (convolutions
-(out, in, height, width), linear layers (out, in)).
+The official layout is the state dict of the official code. Its keys look like
+`stage2.blocks.3.attn.proj_q.weight`. Its arrays have PyTorch's shapes: convolutions
+(out, in, height, width), linear layers (out, in).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from keras_cvt.errors import CheckpointError
+from keras_cvt._utils.errors import CheckpointError
+
+# Official keys that have a meaning of their own.
+FIRST_KERNEL = "stage0.patch_embed.proj.weight"
+HEAD_KERNEL = "head.weight"
+HEAD_BIAS = "head.bias"
 
 # Official name of a module inside a block or a stage -> transformers' name.
 _TRANSFORMERS_MODULES = {
@@ -35,9 +40,8 @@ _TRANSFORMERS_MODULES = {
 _OFFICIAL_MODULES = {theirs: ours for ours, theirs in _TRANSFORMERS_MODULES.items()}
 _TRANSFORMERS_TOP = {"norm": "layernorm", "head": "classifier"}
 
-# vit-pytorch's short CvT: module inside a stage or a block -> official name. Beside
-# today's names stand those of its older releases, whose blocks kept norm and function
-# apart (`fn`).
+# vit-pytorch's CvT: module inside a stage or a block -> official name. The names with
+# `fn` are those of its older releases.
 _VIT_PYTORCH_STAGE = {"0": "patch_embed.proj", "1": "patch_embed.norm"}
 _VIT_PYTORCH_ATTENTION = {
     "to_q.net.0": "attn.conv_proj_q.conv",
@@ -79,6 +83,7 @@ _VIT_PYTORCH_KEY = re.compile(
     r"layers\.(?P<stage>\d+)\."
     r"(?:2\.layers\.(?P<block>\d+)\.)?(?P<module>.+)\.(?P<leaf>\w+)"
 )
+_KERAS_2_TOP = re.compile(r"encoder|stage\d+|layernorm|classifier|norm|head")
 _KERAS_WEIGHTS_KEY = re.compile(
     r"layers/(?:(?P<top>layer_normalization|dense)"
     r"|conv_transformer_stage(?:_(?P<stage>\d+))?"
@@ -91,57 +96,82 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
     """Rename a checkpoint's arrays to the official keys and shapes.
 
     Args:
-        state: What `readers.read_checkpoint` returns.
+        state: Arrays by name, as `readers.read_checkpoint` returns them.
 
     Returns:
-        The official state dict, and the layout that was recognised: `"official"`,
+        The official state dict and the name of the layout: `"official"`,
         `"transformers"`, `"transformers_tf"`, `"cvt_tensorflow"`, `"vit_pytorch"` or
-        `"keras_weights"`, our own `.weights.h5`. BatchNorm's `num_batches_tracked`,
-        the seeds of dropout and, of `.weights.h5`, the optimizer are left out; a key
-        that the layout does not know keeps its name.
+        `"keras_weights"` (Keras's `.weights.h5`). The state dict does not contain
+        BatchNorm's `num_batches_tracked`, the seeds of dropout, or the optimizer of a
+        `.weights.h5` file. Unknown keys keep their names.
 
     Raises:
-        CheckpointError: If no key looks like a CvT's.
+        CheckpointError: If no key belongs to a known layout.
     """
-    layout = _recognise(state)
+    found = (n for n, (belongs, _) in _LAYOUTS.items() if any(map(belongs, state)))
+    layout = next(found, None)
     if layout is None:
         raise CheckpointError(
-            "Expected a CvT checkpoint (official, transformers', TFCvt's, "
-            "cvt-tensorflow's or vit-pytorch's names). "
-            f"Received names such as {list(state)[:3]}"
+            "Expected a CvT checkpoint with the names of the official code, "
+            "transformers, TFCvt, cvt-tensorflow or vit-pytorch. "
+            f"Received: names such as {list(state)[:3]}"
         )
+    _, translate = _LAYOUTS[layout]
     official = {}
     for name, array in state.items():
         if name.endswith("num_batches_tracked") or "seed_generator" in name:
             continue
-        # A trained model's file holds its optimizer and metrics as well.
+        # The file of a trained model contains its optimizer and metrics as well.
         if layout == "keras_weights" and not name.startswith("layers/"):
             continue
-        if layout == "keras_weights":
-            name, array = _from_keras_weights(name, array)
-        if layout in ("transformers_tf", "cvt_tensorflow"):
-            name, array = _from_keras_2(name, array)
-        if layout.startswith("transformers"):
-            name = _from_transformers(name)
-        if layout == "vit_pytorch":
-            name, array = _from_vit_pytorch(name, array)
+        name, array = translate(name, array)
         if name.endswith(".attn.proj_kv.weight") and array.ndim == 2:
-            for letter, half in zip("kv", np.split(array, 2), strict=True):
+            halves = np.array_split(array, 2)
+            for letter, half in zip("kv", halves, strict=True):
                 official[name.replace("proj_kv", f"proj_{letter}")] = half
             continue
         official[name] = array
     return official, layout
 
 
-def _recognise(state):
-    for layout, belongs in _LAYOUTS.items():
-        if any(belongs(name) for name in state):
-            return layout
-    return None
+def part_of(key: str) -> str:
+    """Return the part of the model that an official key belongs to.
+
+    Args:
+        key: An official key, such as `"stage0.patch_embed.proj.weight"`.
+
+    Returns:
+        `"stage0"`, `"stage1"` and so on, `"norm"` or `"head"`.
+    """
+    return key.split(".")[0]
+
+
+def is_depthwise(key: str) -> bool:
+    """Return whether an official key belongs to a depthwise convolution."""
+    return ".conv_proj_" in key
+
+
+def dims_and_depths(state: Mapping[str, np.ndarray]) -> tuple[list[int], list[int]]:
+    """Return the number of channels and of blocks of each stage.
+
+    Args:
+        state: An official state dict.
+    """
+    dims: list[int] = []
+    depths = []
+    while (key := f"stage{len(dims)}.patch_embed.norm.weight") in state:
+        prefix = f"stage{len(dims)}.blocks."
+        depths.append(len({k.split(".")[2] for k in state if k.startswith(prefix)}))
+        dims.append(state[key].size)
+    return dims, depths
 
 
 def to_transformers(name: str) -> str:
-    """Return transformers' name of an official key."""
+    """Return the name in transformers' layout of an official key.
+
+    Args:
+        name: An official key.
+    """
     module, leaf = name.rsplit(".", 1)
     if module in _TRANSFORMERS_TOP:
         return f"{_TRANSFORMERS_TOP[module]}.{leaf}"
@@ -156,24 +186,24 @@ def to_transformers(name: str) -> str:
     return f"{prefix}.{_TRANSFORMERS_MODULES[module]}.{leaf}"
 
 
-def _from_transformers(name):
+def _from_transformers(name, array):
     for ours, theirs in _TRANSFORMERS_TOP.items():
         if name.startswith(f"{theirs}."):
-            return ours + name.removeprefix(theirs)
+            return ours + name.removeprefix(theirs), array
     match = _TRANSFORMERS_KEY.fullmatch(name)
     if not match:
-        return name
+        return name, array
     prefix, rest = f"stage{match[1]}", match[2]
     block = _TRANSFORMERS_BLOCK.fullmatch(rest)
     if block:
         prefix, rest = f"{prefix}.blocks.{block[1]}", block[2]
     module, _, leaf = rest.rpartition(".")
     module = _OFFICIAL_MODULES.get(module, module)
-    return ".".join(part for part in (prefix, module, leaf) if part)
+    return ".".join(part for part in (prefix, module, leaf) if part), array
 
 
 def _from_vit_pytorch(name, array):
-    """Names and shapes of vit-pytorch's short CvT, where all is a convolution."""
+    """Translate a name of vit-pytorch's CvT, whose linear layers are convolutions."""
     if name.startswith("to_logits.2."):
         return name.replace("to_logits.2", "head"), array
     match = _VIT_PYTORCH_KEY.fullmatch(name)
@@ -190,32 +220,32 @@ def _from_vit_pytorch(name, array):
     leaf = {"g": "weight", "b": "bias"}.get(match["leaf"], match["leaf"])
     if match["leaf"] in ("g", "b"):  # (1, C, 1, 1)
         array = array.reshape(-1)
-    elif known.startswith(("attn.proj", "mlp.")) and array.ndim == 4:
+    elif known.startswith(("attn.proj", "mlp.")) and array.shape[2:] == (1, 1):
         array = array.reshape(array.shape[:2])  # (out, in, 1, 1)
     return f"{module}.{known}.{leaf}", array
 
 
 def _from_keras_2(name, array):
-    """Names and shapes of a Keras 2 `.h5`, both TensorFlow ports."""
-    name = name.removesuffix(":0").replace("/", ".")
-    name = re.sub(r"\.conv2d(_\d+)?\.", ".", name)
-    # The model's own name comes first, and often twice.
-    starts = re.finditer(
-        r"(?:^|\.)(encoder\.stages\.|stage\d+\.|layernorm\.|classifier\.|norm\.|head\.)"
-        r"(?!(?:.*\.)?\1)",
-        name,
-    )
-    start = next(starts, None)
-    if start:
-        name = name[start.start(1) :]
-    module, _, leaf = name.rpartition(".")
-    if leaf in KERAS_LEAVES:
-        name = f"{module}.{KERAS_LEAVES[leaf]}"
-    return name, from_keras_shape(array)
+    """Translate a name in a Keras 2 `.h5` file of one of the TensorFlow ports.
+
+    Names of layers and of the model come first, such as `stage0/stage0/blocks/...` or
+    `cvt/tf_cvt_for_image_classification/cvt/encoder/stages.0/...`.
+    """
+    parts = name.removesuffix(":0").replace("/", ".").split(".")
+    parts = [part for part in parts if not re.fullmatch(r"conv2d(_\d+)?", part)]
+    top = next((part for part in parts if _KERAS_2_TOP.fullmatch(part)), None)
+    while top in parts[1:]:
+        parts = parts[1:]
+    parts[-1] = KERAS_LEAVES.get(parts[-1], parts[-1])
+    return ".".join(parts), from_keras_shape(array)
+
+
+def _from_transformers_tf(name, array):
+    return _from_transformers(*_from_keras_2(name, array))
 
 
 def _from_keras_weights(name, array):
-    """Names and shapes of `model.save_weights("....weights.h5")`.
+    """Translate a name in a file of `model.save_weights`.
 
     Keras names layers there by class and number, and variables by their order.
     """
@@ -229,7 +259,7 @@ def _from_keras_weights(name, array):
         if match["block"] is not None:
             module += f".blocks.{match['block'] or 0}"
         module += "." + match["module"].replace("/", ".")
-    array = from_keras_shape(array, depthwise=".conv_proj_" in module)
+    array = from_keras_shape(array, is_depthwise(module))
     if module.endswith(".cls_token"):
         return module, array
     leaves = ("weight", "bias", "running_mean", "running_var")
@@ -237,12 +267,13 @@ def _from_keras_weights(name, array):
 
 
 def from_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
-    """Turn a Keras kernel into PyTorch's axis order; leave vectors as they are.
+    """Return an array of Keras in PyTorch's axis order.
 
     Args:
-        array: A kernel or vector.
-        depthwise: Whether a 4-axis kernel is a DepthwiseConv2D's (h, w, C, 1), not
-            a (grouped) Conv2D's (h, w, in, out).
+        array: A kernel, or a vector, which stays as it is.
+        depthwise: Whether a kernel with 4 axes is that of a DepthwiseConv2D,
+            (height, width, C, 1), and not that of a Conv2D, (height, width, in, out).
+            Defaults to `False`.
     """
     if array.ndim == 4:
         return array.transpose(2, 3, 0, 1) if depthwise else array.transpose(3, 2, 0, 1)
@@ -250,18 +281,30 @@ def from_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
 
 
 def to_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
-    """Undo `from_keras_shape`."""
+    """Return an array of PyTorch in Keras's axis order; see `from_keras_shape`."""
     if array.ndim == 4:
         return array.transpose(2, 3, 0, 1) if depthwise else array.transpose(2, 3, 1, 0)
     return array.T if array.ndim == 2 else array
 
 
-# In the order in which they are tried; the HDF5 names carry a ":0".
-_LAYOUTS = {
-    "transformers_tf": lambda name: name.endswith(":0") and "encoder/stages" in name,
-    "cvt_tensorflow": lambda name: name.endswith(":0") and name.startswith("stage"),
-    "keras_weights": lambda name: name.startswith("layers/conv_transformer_stage"),
-    "transformers": _TRANSFORMERS_KEY.match,
-    "official": _OFFICIAL_KEY.match,
-    "vit_pytorch": re.compile(r"layers\.\d+\.2\.layers\.\d+\.0\.").match,
+# Layout -> (whether a name belongs to it, its translation), in the order of the tests.
+_LAYOUTS: dict[str, tuple[Callable, Callable]] = {
+    "transformers_tf": (
+        lambda name: name.endswith(":0") and "encoder/stages" in name,
+        _from_transformers_tf,
+    ),
+    "cvt_tensorflow": (
+        lambda name: name.endswith(":0") and name.startswith("stage"),
+        _from_keras_2,
+    ),
+    "keras_weights": (
+        lambda name: name.startswith("layers/conv_transformer_stage"),
+        _from_keras_weights,
+    ),
+    "transformers": (_TRANSFORMERS_KEY.match, _from_transformers),
+    "official": (_OFFICIAL_KEY.match, lambda name, array: (name, array)),
+    "vit_pytorch": (
+        re.compile(r"layers\.\d+\.2\.layers\.\d+\.0\.").match,
+        _from_vit_pytorch,
+    ),
 }

@@ -1,20 +1,20 @@
-"""Reads a pickle that holds plain data, and can do nothing else.
+"""Reads pickles that contain only plain data, safely.
 
-A `pickle.Unpickler` that only answers to a few names still lets a file do harm:
-BUILD overwrites attributes of objects that were checked already, one memo index
-reserves 64 GB, and hashing nested tuples hangs or crashes the interpreter. So the
-opcodes of plain data are carried out here one by one; any other is refused.
+Restricting the names that `pickle.Unpickler` finds is not enough. A file can still
+overwrite attributes of objects that were checked before (BUILD), reserve 64 GB with
+one memo index, or hang or crash the interpreter by hashing nested tuples. So this
+module executes the opcodes of plain data itself, and refuses all others.
 """
 
 import io
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
 
-from keras_cvt.errors import CheckpointError
+from keras_cvt._utils.errors import CheckpointError
 
-# Names and shapes only: the largest published checkpoint's pickle has 0.2 MB. Each
-# byte can cost some 100 bytes of memory, which this bounds: nothing that a pickle
-# names again is copied, and what `OrderedDict` copies has no more items than bytes.
+# The pickle contains only names and shapes: 0.2 MB in the largest published checkpoint.
+# Each byte costs at most about 100 bytes of memory: repeated references are not copied,
+# and all copies by `OrderedDict` together have at most one item per byte.
 MAX_BYTES = 8 * 2**20
 
 _PUSH_ARGUMENT = frozenset(
@@ -31,7 +31,7 @@ _PUSH_NEW = {
     "EMPTY_DICT": dict,
 }
 _GET = frozenset(("GET", "BINGET", "LONG_BINGET"))
-_PUT = frozenset(("PUT", "BINPUT", "LONG_BINPUT"))
+_PUT = frozenset(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"))
 _TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
@@ -43,31 +43,29 @@ def load(
     """Read one pickle from the start of `data`.
 
     Args:
-        data: The pickle; bytes after its end are left alone.
-        names: (module, name) -> what stands for it. Only a callable of this table
-            is ever called.
-        persistent_load: Turns a persistent id into an object.
+        data: The pickle. Bytes after its end are ignored.
+        names: (module, name) -> the object to use for it. No other callable is
+            called.
+        persistent_load: Returns the object for a persistent id.
 
     Returns:
-        What the pickle holds, and the number of bytes it takes.
+        The object in the pickle, and the number of bytes of the pickle.
 
     Raises:
-        CheckpointError: If the pickle is damaged, too long, or asks for anything
-            but plain data and `names`.
+        CheckpointError: If the pickle is damaged or too long, or contains more than
+            plain data and `names`.
     """
     machine = _Machine(names, persistent_load, len(data))
     file = io.BytesIO(data[: MAX_BYTES + 1])
     try:
-        for opcode, argument, position in pickletools.genops(file):
-            if position >= MAX_BYTES:
-                break
+        for opcode, argument, _ in pickletools.genops(file):
+            if file.tell() > MAX_BYTES:
+                raise CheckpointError(f"its pickle has more than {MAX_BYTES} bytes.")
             machine.step(opcode.name, argument)
-        if file.tell() > MAX_BYTES:
-            raise CheckpointError(f"its pickle has more than {MAX_BYTES} bytes.")
         (content,) = machine.stack
     except CheckpointError:
         raise
-    except Exception as error:  # whatever damaged bytes make of the steps below
+    except Exception as error:  # damaged bytes can raise anything below
         raise CheckpointError(
             f"its pickle is damaged: {type(error).__name__}: {str(error)[:100]!a}"
         ) from error
@@ -75,18 +73,18 @@ def load(
 
 
 def mapping(items: Iterable[tuple[object, object]] = ()) -> dict:
-    """Return a dict of `items`; stands for `OrderedDict`."""
-    result = {}
+    """Return a dict of `items`. It replaces `collections.OrderedDict`."""
+    result: dict[object, object] = {}
     for key, value in items:
         _set_item(result, key, value)
     return result
 
 
 def _set_item(target, key, value):
-    # The hash of a nested tuple can take forever or overflow the C stack.
+    # Hashing nested tuples can take forever or overflow the C stack.
     if key is not None and not isinstance(key, (str, int, float, bytes)):
         raise CheckpointError(f"its pickle has a {type(key).__name__} as a key.")
-    # Larger ones can be chosen to have one hash, which makes a dict crawl.
+    # Larger integers can be chosen to share one hash, which makes a dict very slow.
     if isinstance(key, int) and not -(2**60) < key < 2**60:
         raise CheckpointError("its pickle has an integer of over 60 bits as a key.")
     target[key] = value
@@ -110,9 +108,8 @@ class _Machine:
         elif name in _PUSH_NEW:
             stack.append(_PUSH_NEW[name]())
         elif name in _PUT:
-            self._memo[argument] = stack[-1]
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = stack[-1]
+            # MEMOIZE has no argument: it takes the next index.
+            self._memo[len(self._memo) if argument is None else argument] = stack[-1]
         elif name in _GET:
             stack.append(self._memo[argument])
         elif name in _TUPLE_SIZES:
@@ -121,14 +118,15 @@ class _Machine:
             if len(values) != size:
                 raise IndexError("the stack is empty")
             stack[-size:] = [values]
-        elif name in ("PROTO", "FRAME", "STOP"):
-            pass
-        else:
+        elif name in ("TUPLE", "LIST"):
+            values = self._pop_mark()
+            self.stack.append(tuple(values) if name == "TUPLE" else values)
+        elif name not in ("PROTO", "FRAME", "STOP"):
             step = getattr(self, f"_{name.lower()}", None)
             if step is None:
                 raise CheckpointError(
                     f"its pickle uses the opcode {name}, which a state dict does not "
-                    "need; nothing was run."
+                    "need. Nothing was run."
                 )
             if argument is None:
                 step()
@@ -142,14 +140,6 @@ class _Machine:
     def _mark(self):
         self._below_marks.append(self.stack)
         self.stack = []
-
-    def _tuple(self):
-        values = tuple(self._pop_mark())
-        self.stack.append(values)
-
-    def _list(self):
-        values = self._pop_mark()
-        self.stack.append(values)
 
     def _dict(self):
         values = self._pop_mark()
@@ -179,7 +169,7 @@ class _Machine:
         return self.stack[-1]
 
     def _build(self):
-        # An OrderedDict's attributes (`_metadata`) say nothing about the arrays.
+        # The attributes of an OrderedDict (`_metadata`) do not describe arrays.
         self.stack.pop()
         self._top(dict)
 
@@ -192,29 +182,29 @@ class _Machine:
 
     def _inst(self, argument):
         self._find(*argument.split(" ", 1))
-        raise CheckpointError("its pickle makes an instance; nothing was run.")
+        raise CheckpointError("its pickle creates an instance. Nothing was run.")
 
     def _find(self, module, name):
         if not isinstance(module, str) or not isinstance(name, str):
-            raise TypeError("a name that is no string")
+            raise TypeError("a name is not a string")
         if (module, name) not in self._names:
             raise CheckpointError(
                 f"it refers to {f'{module}.{name}'[:100]!a}, which a state dict does "
-                "not need; nothing was run. If you trust the file, which PyTorch "
-                "then runs, save its state dict alone: torch.save(torch.load(path, "
+                "not need. Nothing was run. If you trust the file, let PyTorch run it "
+                "and save only its state dict: torch.save(torch.load(path, "
                 'weights_only=False)["state_dict"], new_path).'
             )
         return self._names[module, name]
 
     def _reduce(self):
         arguments, function = self.stack.pop(), self.stack.pop()
-        # Everything on the stack that can be called is from the table of names.
+        # Only `names` can put a callable on the stack.
         if not callable(function) or type(arguments) is not tuple:
-            raise TypeError("a call of what is no function")
+            raise TypeError("a call of an object that is not a function")
         if function is mapping:
             self._copies_left -= sum(map(len, arguments))
             if self._copies_left < 0:
-                raise CheckpointError("it copies one list again and again.")
+                raise CheckpointError("its pickle copies a list too often.")
         self.stack.append(function(*arguments))
 
     def _binpersid(self):

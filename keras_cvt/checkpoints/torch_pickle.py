@@ -1,8 +1,8 @@
-"""Reads the tensors of a PyTorch checkpoint without PyTorch, running nothing.
+"""Reads the tensors of a PyTorch checkpoint, without PyTorch and without running code.
 
-A checkpoint of `torch.save` is a pickle that refers to raw storages. Only the
-constructors that a state dict needs are known here, each replaced by one of ours;
-any other name in the pickle ends the reading.
+A checkpoint of `torch.save` is a pickle that refers to raw storages. This module
+replaces the few constructors that a state dict needs by functions of its own. Any other
+name in the pickle is an error.
 """
 
 import math
@@ -11,11 +11,12 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
+from typing import BinaryIO
 
 import numpy as np
 
+from keras_cvt._utils.errors import CheckpointError
 from keras_cvt.checkpoints import safe_pickle
-from keras_cvt.errors import CheckpointError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -41,7 +42,7 @@ class _StorageType:
 
 @dataclass(eq=False)
 class _Storage:
-    """A storage, filled when its bytes are known; legacy files name it first."""
+    """A storage. Its bytes may be read later, because legacy files list it first."""
 
     type: _StorageType
     numel: int
@@ -53,7 +54,8 @@ class _Storage:
 
     @cached_property
     def array(self) -> np.ndarray:
-        # Converted once a storage: any number of tensors may share one.
+        assert self.data is not None
+        # Converted once, because any number of tensors may share a storage.
         if self.type.name == "BoolStorage":
             return np.frombuffer(self.data, np.uint8) != 0
         array = np.frombuffer(self.data, self.dtype)
@@ -71,7 +73,7 @@ class _Tensor:
     stride: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
-        # A view: tensors that share a storage must not multiply its memory.
+        # A view, because tensors that share a storage must not copy it.
         base = self.storage.array
         if 0 in self.shape:
             return np.empty(self.shape, base.dtype)
@@ -83,13 +85,13 @@ class _Tensor:
         )
 
 
-_MAX_DIMENSIONS = 64  # numpy's
+_MAX_DIMENSIONS = 64  # of numpy arrays
 
 
 def _rebuild_tensor(storage, offset, shape, stride, _grad, _hooks, metadata=None):
-    # Marks such as a pending negation would change the numbers.
+    # Metadata such as a pending negation would change the numbers.
     if metadata:
-        raise CheckpointError("a tensor is a lazy view; save its clone.")
+        raise CheckpointError("a tensor is a lazy view. Save its clone instead.")
     shape, stride = _size(shape), _size(stride)
     numbers = (offset, *shape, *stride)
     if (
@@ -97,26 +99,24 @@ def _rebuild_tensor(storage, offset, shape, stride, _grad, _hooks, metadata=None
         or len(shape) != len(stride)
         or not all(type(n) is int and 0 <= n < 2**63 for n in numbers)
     ):
-        raise CheckpointError("a tensor is described by impossible numbers.")
+        raise CheckpointError("a tensor has an invalid shape, stride or offset.")
     numel = math.prod(shape)
     steps = zip(shape, stride, strict=True)
     last = offset + sum((size - 1) * step for size, step in steps)
-    # A stride of 0 could blow a single number up to any size.
+    # With a stride of 0, a single number could become an array of any size.
     if numel > storage.numel or (numel and last >= storage.numel):
         raise CheckpointError(
-            f"a tensor of shape {shape}, stride {stride} and offset {offset} does "
-            f"not lie inside its storage of {storage.numel} numbers."
+            f"a tensor of shape {shape}, stride {stride} and offset {offset} is not "
+            f"inside its storage of {storage.numel} numbers."
         )
     return _Tensor(storage, offset, shape, stride)
 
 
 def _size(numbers=()):
-    """Return a tuple; stands for `torch.Size`.
-
-    A long list that is copied again and again would fill the memory.
-    """
+    """Return a tuple. It replaces `torch.Size`."""
+    # Copies of a long list could fill the memory.
     if not isinstance(numbers, (tuple, list)) or len(numbers) > _MAX_DIMENSIONS:
-        raise CheckpointError("a shape is no short list of numbers.")
+        raise CheckpointError("a shape is not a short list of numbers.")
     return tuple(numbers)
 
 
@@ -142,19 +142,28 @@ def _unpickle(data, load_storage):
             and type(pid[2]) is str
             and type(pid[4]) is int
             and 0 <= pid[4] < 2**60
-            # Views of storages, from before PyTorch 0.4: reading on would give
-            # wrong numbers.
+            # Views of storages, from before PyTorch 0.4, would give wrong numbers.
             and (len(pid) == 5 or pid[5] is None)
         )
         if not valid:
-            raise CheckpointError("it refers to a storage in an unknown way.")
+            raise CheckpointError("it refers to a storage in an unknown form.")
         return load_storage(pid[1], pid[2], pid[4])
 
     return safe_pickle.load(data, _GLOBALS, persistent_load)
 
 
-def read_zip(path) -> object:
-    """Read the zip format (PyTorch 1.6 and later); tensors become `_Tensor`."""
+def read_zip(path: str | os.PathLike) -> object:
+    """Read a file in the zip format of PyTorch 1.6 and later.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object in its pickle, for `state_dict`.
+
+    Raises:
+        CheckpointError: If the file is damaged or contains more than tensors.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(archive, os.path.getsize(path))
@@ -167,7 +176,7 @@ def _read_archive(archive, size_on_disk):
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if "model.weights.h5" in members:
         raise CheckpointError(
-            "it is a whole Keras model; open it with keras.models.load_model."
+            "it is a whole Keras model. Load it with keras.models.load_model."
         )
     if len(pickles) != 1:
         raise CheckpointError(
@@ -177,10 +186,10 @@ def _read_archive(archive, size_on_disk):
     prefix = pickles[0].removesuffix("data.pkl")
     if prefix + "constants.pkl" in members:
         raise CheckpointError(
-            "it is a TorchScript archive. Expected the state dict alone: "
+            "it is a TorchScript archive. Save only its state dict: "
             "torch.save(torch.jit.load(path).state_dict(), new_path)."
         )
-    # Members that overlap could multiply the same bytes.
+    # Members that overlap could use the same bytes many times.
     if sum(info.file_size for info in archive.infolist()) > size_on_disk:
         raise CheckpointError("its members are compressed or overlap.")
 
@@ -188,15 +197,15 @@ def _read_archive(archive, size_on_disk):
         info = members.get(prefix + name)
         if info is None:
             raise CheckpointError(f"its storage {name[:100]!a} is missing.")
-        # torch.save never compresses; a compressed member could be a bomb.
+        # torch.save never compresses. A compressed member could fill the memory.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise CheckpointError(
                 f"its member {name[:100]!a} is compressed or encrypted."
             )
-        if info.file_size != (info.file_size if size is None else size):
+        if size is not None and info.file_size != size:
             raise CheckpointError(
-                f"its member {name[:100]!a} has {info.file_size} bytes; "
-                f"expected {size}."
+                f"expected {size} bytes in its member {name[:100]!a}. "
+                f"Received: {info.file_size} bytes"
             )
         return info
 
@@ -205,7 +214,9 @@ def _read_archive(archive, size_on_disk):
         if order != b"little":
             raise CheckpointError(f"expected little-endian numbers. Received: {order}")
     if member("data.pkl").file_size > safe_pickle.MAX_BYTES:
-        raise CheckpointError(f"its pickle exceeds {safe_pickle.MAX_BYTES} bytes.")
+        raise CheckpointError(
+            f"its pickle has more than {safe_pickle.MAX_BYTES} bytes."
+        )
 
     storages = {}
 
@@ -220,9 +231,19 @@ def _read_archive(archive, size_on_disk):
     return _unpickle(archive.read(member("data.pkl")), load)[0]
 
 
-def read_legacy(file) -> object:
-    """Read the pickle stream of PyTorch before 1.6 from an open binary file."""
-    storages = {}
+def read_legacy(file: BinaryIO) -> object:
+    """Read the pickle stream of PyTorch before 1.6.
+
+    Args:
+        file: A binary file, open for reading.
+
+    Returns:
+        The object in its pickle, for `state_dict`.
+
+    Raises:
+        CheckpointError: If the file is damaged or contains more than tensors.
+    """
+    storages: dict[str, _Storage] = {}
 
     def load(storage_type, key, numel):
         storage = storages.setdefault(key, _Storage(storage_type, numel))
@@ -253,31 +274,36 @@ def read_legacy(file) -> object:
         if len(prefix) != 8 or struct.unpack("<q", prefix)[0] != storage.numel:
             raise CheckpointError(f"its storage {key[:100]!a} is damaged.")
         size = storage.numel * storage.dtype.itemsize
-        # Asked before reading: a false size must not reserve memory.
+        # A false size must not reserve memory.
         if size > os.fstat(file.fileno()).st_size - file.tell():
-            raise CheckpointError("it ends in the middle of its numbers.")
+            raise CheckpointError("it ends before its last number.")
         storage.data = file.read(size)
     return content
 
 
 def _same_type(storage, storage_type, numel):
     if (storage.type, storage.numel) != (storage_type, numel):
-        raise CheckpointError("it names one storage with two types or sizes.")
+        raise CheckpointError("it gives one storage two types or sizes.")
     return storage
 
 
 def state_dict(content: object) -> dict[str, np.ndarray]:
-    """Find the state dict in what a checkpoint holds, and turn it into arrays.
+    """Return the arrays of a state dict.
 
-    A training checkpoint keeps it under a key such as `state_dict`; models wrapped
-    for training prefix every name with `module.` or `_orig_mod.`.
+    Args:
+        content: The result of `read_zip` or `read_legacy`: a state dict, or a training
+            checkpoint that has one under a key such as `state_dict`. The prefixes
+            `module.` and `_orig_mod.` of models wrapped for training are removed.
+
+    Raises:
+        CheckpointError: If it is not a state dict.
     """
     if isinstance(content, dict):
         for key in ("state_dict", "model_state_dict", "model", "net", "module"):
             if _has_tensors(content.get(key)):
                 content = content[key]
                 break
-    if not _has_tensors(content):
+    if not isinstance(content, dict) or not _has_tensors(content):
         raise CheckpointError("expected a state dict: names and their tensors.")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
@@ -286,7 +312,7 @@ def state_dict(content: object) -> dict[str, np.ndarray]:
                 f"{str(name)[:100]!a} of type {type(tensor).__name__}"
             )
     arrays = {name: tensor.numpy() for name, tensor in content.items()}
-    # Both orders occur: a compiled model may be wrapped, or a wrapped one compiled.
+    # Both orders occur: a compiled model may be wrapped, or a wrapped model compiled.
     for prefix in ("module.", "_orig_mod.", "module."):
         if all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): a for name, a in arrays.items()}

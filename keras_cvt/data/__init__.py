@@ -1,8 +1,8 @@
 """Images for training and evaluation, from folders or TensorFlow Datasets.
 
-Everything is `tf.data`, which `fit` takes on every Keras backend. None of it is needed
-to train: any batches of (images of 0-255, labels) will do. TensorFlow is imported when
-a function is called, not before.
+The batches are `tf.data` datasets, which `fit` takes on every Keras backend. `fit` also
+takes any other batches of images in 0-255 and labels. TensorFlow is imported when a
+function is called, not before.
 """
 
 from keras_cvt.data.augmentation import Augmentation

@@ -1,14 +1,13 @@
-"""Boxes drawn as timm draws them: to crop, to erase, to paste."""
+"""Random boxes of an image, drawn like timm: to crop, to erase and to paste."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from keras_cvt._utils.optional import tf
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-# timm's, for boxes to crop or to erase: after so many that do not fit, it gives up.
+# timm's values. It gives up after so many boxes that do not fit.
 _ATTEMPTS = 10
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_ASPECT = (0.3, 1 / 0.3)
@@ -23,55 +22,45 @@ def random_crop(
     """Cut a random box out of an image.
 
     Args:
-        image: (H, W, C), of which H and W may be unknown in a graph.
-        areas: (least, most) share of the image.
-        aspects: (least, most) width by height.
+        image: (H, W, C). H and W may be unknown in a graph.
+        areas: (least, most) area of the box as a share of the image.
+        aspects: (least, most) width of the box divided by its height.
         seed: int32 (2,).
 
     Returns:
-        (h, w, C) of the image's dtype.
+        (box height, box width, C), of the image's dtype.
     """
-    import tensorflow as tf
-
-    size = tf.shape(image)[:2]
-    fits, *box = _random_box(
-        tf.cast(size, "float32"),
-        tf.cast(size, "float32"),
-        areas,
-        aspects,
-        seed,
-    )
-    # If nothing fits: the largest of the allowed aspects, in the centre.
+    size = tf.cast(tf.shape(image)[:2], "float32")
+    fits, *box = _random_box(size, size, areas, aspects, seed)
+    # If none fits, take the largest box of an allowed aspect, in the centre.
     least, most = aspects
-    height, width = tf.unstack(tf.cast(size, "float32"))
+    height, width = tf.unstack(size)
     whole_height = tf.maximum(tf.minimum(height, tf.round(width / least)), 1.0)
     whole_width = tf.maximum(tf.minimum(width, tf.round(height * most)), 1.0)
     middle = ((height - whole_height) // 2, (width - whole_width) // 2)
     box = tf.where(fits, box, [*middle, whole_height, whole_width])
     top, left, height, width = tf.unstack(tf.cast(box, "int32"))
-    # Not -1 for all channels: their number would be lost.
+    # With -1 for all channels, their number would become unknown.
     return tf.slice(image, (top, left, 0), (height, width, image.shape[-1]))
 
 
 def random_erasing(
     image: "tf.Tensor", probability: float, seed: "tf.Tensor"
 ) -> "tf.Tensor":
-    """Fill a random box of an image with noise, with some probability.
+    """Fill a random box of an image with noise, with a given probability.
 
-    timm's mode `pixel`: the noise is normal in the space of normalised images, so of
-    the ImageNet mean and standard deviation a channel here; beyond 0-255 it is
-    clipped, which 3 % of it are.
+    This is timm's mode `pixel`. There the noise is normal for normalised images. So
+    each channel here has the ImageNet mean and standard deviation. Noise outside 0-255
+    (3 %) is clipped.
 
     Args:
-        image: float32 (height, width, C) in 0-255, of a static shape.
+        image: float32 (height, width, C) in 0-255, with a static shape.
         probability: 0-1.
         seed: int32 (2,).
 
     Returns:
         An image of the same shape and range.
     """
-    import tensorflow as tf
-
     height, width, channels = image.shape
     seeds = tf.random.experimental.stateless_split(seed, 3)
     size = tf.constant([height, width], "float32")
@@ -81,7 +70,7 @@ def random_erasing(
 
     def erased():
         mean, std = (
-            255 * tf.constant(v if channels == len(v) else [sum(v) / len(v)])
+            255 * tf.constant(channel_values(v, channels))
             for v in (IMAGENET_MEAN, IMAGENET_STD)
         )
         shape = tf.stack([box_height, box_width, channels])
@@ -98,24 +87,22 @@ def random_erasing(
 
 
 def _random_box(size, largest, areas, aspects, seed):
-    """Draw the first of some boxes that fits, as timm and torchvision do.
+    """Draw boxes and return the first that fits, like timm and torchvision.
 
     Args:
         size: float32 (2,), the image's height and width.
-        largest: float32 (2,), a box's.
-        areas: (least, most) share of the image.
-        aspects: (least, most) width by height.
+        largest: float32 (2,), the largest height and width of a box.
+        areas: (least, most) area of the box as a share of the image.
+        aspects: (least, most) width of the box divided by its height.
         seed: int32 (2,).
 
     Returns:
-        Whether any box fits, then top, left, height and width of that box in whole
-        pixels: a bool and four float32, each ().
+        Whether any box fits, a bool (), and the box's top, left, height and width in
+        whole pixels, each float32 ().
     """
-    import tensorflow as tf
-
     drawn = tf.random.stateless_uniform((4, _ATTEMPTS), seed)
     area = _between(*areas, drawn[0]) * size[0] * size[1]
-    # Evenly in the logarithm, so that flat boxes are as likely as tall ones.
+    # Uniform in the logarithm, so that flat boxes are as likely as tall ones.
     aspect = tf.exp(_between(*map(math.log, aspects), drawn[1]))
     height = tf.maximum(tf.round(tf.sqrt(area / aspect)), 1.0)
     width = tf.maximum(tf.round(tf.sqrt(area * aspect)), 1.0)
@@ -134,10 +121,13 @@ def _between(low, high, share):
 def inside_box(
     top: Any, left: Any, box_height: Any, box_width: Any, height: Any, width: Any
 ) -> "tf.Tensor":
-    """Return bool (height, width, 1): which pixels are in a box; all are integers."""
-    import tensorflow as tf
-
+    """Return which pixels are in a box, bool (height, width, 1), given integers."""
     rows, columns = tf.range(height), tf.range(width)
     row = (rows >= top) & (rows < top + box_height)
     column = (columns >= left) & (columns < left + box_width)
     return row[:, None, None] & column[None, :, None]
+
+
+def channel_values(values: Sequence[float], channels: int) -> Sequence[float]:
+    """Return one value per channel of RGB; for other channels, the values' mean."""
+    return values if channels == len(values) else [sum(values) / len(values)]

@@ -1,29 +1,26 @@
-"""RandAugment's geometry, resampled as PIL does it.
+"""Geometric operations of RandAugment, resampled like PIL.
 
-Each operation takes an image, float32 (height, width, C) of whole numbers in 0-255 and
-of a static shape, a level in 0-1, and a sign of -1 or 1; it returns another such image.
-What comes in from outside has the ImageNet mean colour, as in the official training.
+Each operation takes an image (float32 (height, width, C), whole numbers in 0-255, with
+a static shape), a level in 0-1 and a sign of -1 or 1. It returns an image of the same
+kind. Areas from outside the image get the ImageNet mean colour, as in the official
+training.
 """
 
 import math
-from typing import TYPE_CHECKING
 
+from keras_cvt._utils.optional import tf
+from keras_cvt.data.augmentation_boxes import channel_values
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 
 def rotate(image: "tf.Tensor", level: "tf.Tensor", sign: "tf.Tensor") -> "tf.Tensor":
-    """Turn about the centre by up to 30 degrees."""
-    import tensorflow as tf
-
+    """Rotate about the centre by up to 30 degrees."""
     angle = sign * level * math.radians(30)
     cos, sin = tf.cos(angle), tf.sin(angle)
     rows, columns = _positions(image)
     middle_row, middle_column = image.shape[0] / 2, image.shape[1] / 2
     row, column = rows - middle_row, columns - middle_column
-    return _resampled(
+    return _resample(
         image,
         middle_row + sin * column + cos * row,
         middle_column + cos * column - sin * row,
@@ -31,15 +28,15 @@ def rotate(image: "tf.Tensor", level: "tf.Tensor", sign: "tf.Tensor") -> "tf.Ten
 
 
 def shear_x(image: "tf.Tensor", level: "tf.Tensor", sign: "tf.Tensor") -> "tf.Tensor":
-    """Move each row by up to 0.3 of its distance to the top."""
+    """Move each row sideways by up to 0.3 of its distance to the top."""
     rows, columns = _positions(image)
-    return _resampled(image, columns=columns + sign * 0.3 * level * rows)
+    return _resample(image, columns=columns + sign * 0.3 * level * rows)
 
 
 def shear_y(image: "tf.Tensor", level: "tf.Tensor", sign: "tf.Tensor") -> "tf.Tensor":
-    """Move each column by up to 0.3 of its distance to the left."""
+    """Move each column up or down by up to 0.3 of its distance to the left."""
     rows, columns = _positions(image)
-    return _resampled(image, rows=rows + sign * 0.3 * level * columns)
+    return _resample(image, rows=rows + sign * 0.3 * level * columns)
 
 
 def translate_x(
@@ -47,7 +44,7 @@ def translate_x(
 ) -> "tf.Tensor":
     """Move sideways by up to 0.45 of the width."""
     _, columns = _positions(image)
-    return _resampled(image, columns=columns + sign * 0.45 * level * image.shape[1])
+    return _resample(image, columns=columns + sign * 0.45 * level * image.shape[1])
 
 
 def translate_y(
@@ -55,28 +52,25 @@ def translate_y(
 ) -> "tf.Tensor":
     """Move up or down by up to 0.45 of the height."""
     rows, _ = _positions(image)
-    return _resampled(image, rows=rows + sign * 0.45 * level * image.shape[0])
+    return _resample(image, rows=rows + sign * 0.45 * level * image.shape[0])
 
 
 def _positions(image):
     """Return the pixels' centres: rows (height, 1) and columns (1, width)."""
-    import tensorflow as tf
-
     height, width, _ = image.shape
     rows, columns = tf.range(float(height)) + 0.5, tf.range(float(width)) + 0.5
     return rows[:, None], columns[None]
 
 
-def _resampled(image, rows=None, columns=None):
-    """Return the image as it is at other rows, other columns, or both.
+def _resample(image, rows=None, columns=None):
+    """Resample the image at other rows, other columns, or both.
 
-    Bicubic as PIL's `transform`. TensorFlow's `ImageProjectiveTransformV3`, on which
-    Keras's layers stand, has bilinear at best: one pixel in a hundred is 14 levels off.
+    The interpolation is bicubic, like that of PIL's `transform`. Keras's layers use
+    TensorFlow's `ImageProjectiveTransformV3`, which is at best bilinear: one pixel in
+    a hundred is 14 levels off.
     """
-    import tensorflow as tf
-
     height, width, channels = image.shape
-    # One channel after the other: TensorFlow is slow along a last axis of 3.
+    # Channels first, because TensorFlow is slow along a last axis of 3.
     planes = tf.reshape(tf.transpose(image, (2, 0, 1)), (channels, -1))
     row_taps, row_inside = _taps(rows, tf.range(height)[:, None])
     column_taps, column_inside = _taps(columns, tf.range(width)[None])
@@ -87,21 +81,20 @@ def _resampled(image, rows=None, columns=None):
             line += weight * tf.gather(planes, row * width + column, axis=1)
         result += row_weight * line
     result = tf.floor(tf.clip_by_value(result, 0.0, 255.0))
-    fill = tf.constant(_fill_color(channels))[:, None, None]
+    means = channel_values(IMAGENET_MEAN, channels)
+    fill = tf.constant([float(round(255 * mean)) for mean in means])[:, None, None]
     inside = row_inside & column_inside
     return tf.transpose(tf.where(inside, result, fill), (1, 2, 0))
 
 
 def _taps(positions, indices):
-    """Return the (index, weight) to sum along an axis, and whether that is inside."""
-    import tensorflow as tf
-
+    """Return the (index, weight) pairs to sum along an axis, and which are inside."""
     if positions is None:
         return [(indices, 1.0)], True
     size = indices.shape.num_elements()
     first = tf.floor(positions - 0.5)
     d = positions - 0.5 - first
-    # Cubic convolution with a = -1, sharper than the -0.5 that PIL resizes with.
+    # Cubic convolution with a = -1. It is sharper than a = -0.5, of PIL's `resize`.
     weights = (
         d * (-1 + d * (2 - d)),
         1 + d * d * (d - 2),
@@ -113,10 +106,3 @@ def _taps(positions, indices):
         for offset, weight in zip((-1, 0, 1, 2), weights, strict=True)
     ]
     return taps, (positions >= 0) & (positions < size)
-
-
-def _fill_color(channels):
-    """Return the ImageNet mean, of 0-255 a channel; its grey unless there are 3."""
-    if channels == len(IMAGENET_MEAN):
-        return [float(round(255 * mean)) for mean in IMAGENET_MEAN]
-    return [float(round(255 * sum(IMAGENET_MEAN) / len(IMAGENET_MEAN)))] * channels

@@ -1,34 +1,41 @@
-"""TensorFlow Datasets: data sets by name, and prepared ones by directory."""
+"""Data sets of TensorFlow Datasets, by name or by directory."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from keras_cvt.data.folders import SPLITS, some
-from keras_cvt.data.imports import tensorflow_datasets
+from keras_cvt._utils.optional import LazyModule, require, tf
+from keras_cvt.data.folders import SPLITS, first_few
 
-if TYPE_CHECKING:
-    import tensorflow as tf
+tfds = LazyModule("tensorflow_datasets")
 
+# The file that tells a prepared data set from a folder of images.
 INFO = "dataset_info.json"
 
 
-def from_directory(directory: Path) -> Any:
-    """Return the builder of a prepared data set."""
-    return tensorflow_datasets().builder_from_directory(directory)
+def find_builder(
+    source: str | os.PathLike, data_dir: str | os.PathLike | None, download: bool
+) -> Any:
+    """Return the builder of a data set, and prepare it if necessary.
 
-
-def from_name(name: str, data_dir: str | os.PathLike | None, download: bool) -> Any:
-    """Return the builder of a data set, prepared.
+    Args:
+        source: The directory of a prepared data set, or a name.
+        data_dir: The folder in which TensorFlow Datasets keeps its data, or None.
+        download: Whether it may download and prepare the data.
 
     Raises:
-        FileNotFoundError: If there is none of that name, or it is not prepared and
-            may not be downloaded.
+        FileNotFoundError: If there is no such data set, or if it is not prepared and
+            `download` is False.
+        ImportError: If TensorFlow Datasets is missing.
     """
-    tfds = tensorflow_datasets()
+    purpose = "A source that is not a folder of images"
+    require("tensorflow_datasets", "tensorflow", purpose)
+    if Path(source).is_dir():
+        return tfds.builder_from_directory(source)
+    name = os.fspath(source)
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    # What TensorFlow Datasets raises for a name, a config and a version it lacks.
+    # Raised for an unknown name, configuration or version.
     except (ValueError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(
@@ -39,18 +46,18 @@ def from_name(name: str, data_dir: str | os.PathLike | None, download: bool) -> 
         return builder
     if not download:
         raise FileNotFoundError(
-            f"{builder.info.full_name} is not prepared in {builder.data_dir}; "
-            "`download=True` downloads and prepares it."
+            f"{builder.info.full_name} is not prepared in {builder.data_dir}. Pass "
+            "`download=True` to download and prepare it. Received: download=False"
         )
     builder.download_and_prepare()
     return builder
 
 
 def find_split(builder: Any, split: str) -> tuple[str, int]:
-    """Return the name of a split, which may be a slice, and its number of images.
+    """Return the name of a split or slice, and its number of images.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no such split.
     """
     names = SPLITS.get(split, (split,))
     for name in names:
@@ -60,7 +67,7 @@ def find_split(builder: Any, split: str) -> tuple[str, int]:
             continue
     raise ValueError(
         f"Expected a split {' or '.join(map(repr, names))} in "
-        f"{builder.info.full_name}. Received: {some(sorted(builder.info.splits))}"
+        f"{builder.info.full_name}. Received: {first_few(sorted(builder.info.splits))}"
     )
 
 
@@ -68,9 +75,8 @@ def class_names(builder: Any) -> list[str]:
     """Return the names of the classes.
 
     Raises:
-        ValueError: If this is no data set of labelled images.
+        ValueError: If the data set does not have images and labels.
     """
-    tfds = tensorflow_datasets()
     features = builder.info.features
     for name, kind in (("image", "Image"), ("label", "ClassLabel")):
         if name not in features or not isinstance(
@@ -85,17 +91,13 @@ def class_names(builder: Any) -> list[str]:
 
 def examples(builder: Any, split: str) -> "tf.data.Dataset":
     """Return (encoded image, label) of a split, always in the same order."""
-    tfds = tensorflow_datasets()
-    # `keras_cvt.data` caches where it is told to.
+    # The pipelines of `keras_cvt.data` have a cache of their own.
     config = tfds.ReadConfig(try_autocache=False)
     config.options.deterministic = True
+    decoders = tfds.decode.PartialDecoding(
+        {"image": True, "label": True}, {"image": tfds.decode.SkipDecoding()}
+    )
     dataset = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        read_config=config,
-        decoders=tfds.decode.PartialDecoding(
-            {"image": True, "label": True},
-            decoders={"image": tfds.decode.SkipDecoding()},
-        ),
+        split=split, shuffle_files=False, read_config=config, decoders=decoders
     )
     return dataset.map(lambda example: (example["image"], example["label"]))

@@ -1,55 +1,57 @@
-"""Encoded images: reading, decoding, and finding those that cannot be decoded."""
+"""Reading and decoding of image files with TensorFlow."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
-from keras_cvt.data.imports import tensorflow
+from keras_cvt._utils.optional import tf
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
-# Batches made ahead of the one that is asked for.
-PREFETCHED = 2
-# What `tf.io.decode_image` reads.
+# Files that `tf.io.decode_image` reads.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 
 
-def parallel() -> dict:
-    """Return the arguments of a map that runs on all cores and keeps the order."""
-    return {"num_parallel_calls": tensorflow().data.AUTOTUNE, "deterministic": True}
+def parallel_map(
+    dataset: "tf.data.Dataset", function: Callable[..., Any]
+) -> "tf.data.Dataset":
+    """Map a function on all cores; the order stays."""
+    return dataset.map(function, tf.data.AUTOTUNE, deterministic=True)
 
 
-def untuned() -> "tf.data.Options":
-    """Return the options of a pipeline that TensorFlow does not tune as it runs.
+def prefetch(batches: "tf.data.Dataset", steps: int) -> "tf.data.Dataset":
+    """Make two batches in advance, and turn TensorFlow's tuner of pipelines off.
 
-    Its tuner looks at the pipeline at intervals that double up to a minute, and now and
-    then the end of training waits for the next of them. Maps then run on all cores.
-    """
-    options = tensorflow().data.Options()
-    options.autotune.enabled = False
-    # Without the tuner TensorFlow takes 16 at most.
-    options.autotune.initial_parallelism = os.cpu_count()
-    return options
-
-
-def read(files: "tf.data.Dataset") -> "tf.data.Dataset":
-    """Turn (path, label) into (encoded image, label)."""
-    tf = tensorflow()
-    return files.map(lambda path, label: (tf.io.read_file(path), label), **parallel())
-
-
-def decode(encoded: "tf.Tensor", channels: int, ratio: int = 1) -> "tf.Tensor":
-    """Decode an image as PIL does; of an animation the first frame.
+    The tuner looks at the pipeline at intervals that double up to a minute, and the end
+    of training sometimes waits for the next one. Without it, maps run on all cores.
 
     Args:
-        encoded: Scalar string: a JPEG, PNG, BMP or GIF file.
-        channels: 3, or 1 for PIL's "L".
-        ratio: Decode JPEG at 1/1, 1/2, 1/4 or 1/8 of its size.
+        batches: Batches. TensorFlow may not know how many.
+        steps: Number of batches, or `tf.data.INFINITE_CARDINALITY`.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    # Without the tuner, TensorFlow would use 16 threads at most.
+    options.autotune.initial_parallelism = os.cpu_count()
+    batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
+    return batches.prefetch(2).with_options(options)
+
+
+def read_files(files: "tf.data.Dataset") -> "tf.data.Dataset":
+    """Read the files of (path, *rest): return (encoded image, *rest)."""
+    return parallel_map(files, lambda path, *rest: (tf.io.read_file(path), *rest))
+
+
+def decode_image(encoded: "tf.Tensor", channels: int, ratio: int = 1) -> "tf.Tensor":
+    """Decode an image as PIL does, or the first frame of an animation.
+
+    Args:
+        encoded: The content of a JPEG, PNG, BMP or GIF file, a scalar string.
+        channels: 3, or 1 for the grey values of PIL's mode "L".
+        ratio: 1, 2, 4 or 8: JPEG is decoded at 1 / `ratio` of its size. Defaults to
+            `1`.
 
     Returns:
-        uint8, (H, W, channels).
+        uint8 (H, W, channels).
     """
-    tf = tensorflow()
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.io.decode_jpeg(
@@ -58,22 +60,27 @@ def decode(encoded: "tf.Tensor", channels: int, ratio: int = 1) -> "tf.Tensor":
         lambda: tf.io.decode_image(encoded, 3, expand_animations=False),
     )
     image.set_shape((None, None, 3))
-    # TensorFlow decodes neither CMYK JPEG, nor BMP, nor GIF to one channel.
+    # TensorFlow itself cannot decode CMYK JPEG, BMP and GIF to one channel.
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
-def readable(examples: "tf.data.Dataset") -> "tf.data.Dataset":
-    """Keep of (encoded image, label) what can be decoded: (index, label, size).
+def find_readable(examples: "tf.data.Dataset") -> "tf.data.Dataset":
+    """Try to decode each image, and return those that can be decoded.
 
-    Training's own decoder judges, because PIL does not agree with it: PIL reads BMP of
-    one bit, and PNG without an end.
+    It uses the decoder of training, because PIL's differs: PIL reads BMP of one bit,
+    and PNG without an end.
+
+    Args:
+        examples: (encoded image, label).
+
+    Returns:
+        (index, label, number of decoded values).
     """
-    tf = tensorflow()
 
     def probe(index, example):
         encoded, label = example
-        # At an eighth of the size, damaged JPEG fails all the same, in less time. The
-        # size is returned so that TensorFlow does not skip the decoding.
-        return index, label, tf.size(decode(encoded, 3, ratio=8))
+        # A damaged JPEG fails at an eighth of its size as well, in less time. The
+        # number of values is returned so that TensorFlow does not skip the decoding.
+        return index, label, tf.size(decode_image(encoded, 3, ratio=8))
 
-    return examples.enumerate().map(probe, **parallel()).ignore_errors()
+    return parallel_map(examples.enumerate(), probe).ignore_errors()

@@ -1,16 +1,16 @@
 """RandAugment with the operations and magnitudes of timm, one image at a time.
 
-The official configuration is timm's policy `rand-m9-mstd0.5-inc1`: two of fifteen
-operations an image, drawn with replacement, each applied with probability 0.5 at a
-magnitude from a normal distribution around 9 of 10.
+The official configuration is timm's policy `rand-m9-mstd0.5-inc1`: for each image, two
+of fifteen operations, drawn with replacement. Each is applied with probability 0.5, at
+a magnitude from a normal distribution around 9 of 10.
 
-`keras.layers.RandAugment` is another policy: it draws its operations once a call, so
-once a batch, computes all eleven of them every time, takes one `factor` for all (at
-0.9, turns of up to 324 degrees) and draws from a variable, which a parallel pipeline
-reads in no particular order. The layers it is made of were held against PIL, of which
-timm is made, on a photo of 224 x 224 (Keras 3.15):
+`keras.layers.RandAugment` is another policy. It draws its operations once per call, so
+once per batch, and computes all eleven of them every time. One `factor` applies to all
+of them (at 0.9, rotations of up to 324 degrees). It draws from a variable, which a
+parallel pipeline reads in no particular order. timm uses PIL. Keras's single layers
+were compared with PIL on a photo of 224 x 224 (Keras 3.15):
 
-operation         Keras's layer: levels of 255 away from PIL         used here
+operation         Keras's layer: levels (of 255) away from PIL       used here
 auto_contrast     AutoContrast: below 1, none when rounded down      Keras's
 equalize          Equalization: up to 27                             TensorFlow
 invert            RandomInvert: none, but a layer for 255 - image    TensorFlow
@@ -25,61 +25,56 @@ rotate, shear_*,  RandomRotation, RandomShear, RandomTranslation:    TensorFlow
 translate_*       45 to 83, 1 pixel in 100 by 14 to 20: bilinear,
                   one fill for all channels, shears half a pixel off
 
-A random layer that is right would have to be handed its factor through
-`transform_images`: the format is undocumented, and in a pipeline it fails when Keras's
-backend is JAX or PyTorch, since only calling a layer switches it to TensorFlow.
+Even the layers that agree with PIL would have to get their factor through
+`transform_images`. Its format is not documented. In a pipeline it fails if Keras's
+backend is JAX or PyTorch, because only calling a layer switches it to TensorFlow.
 
-What is here is within 1 level of PIL: its bicubic geometry, its rounding, and the
-ImageNet mean colour for what comes in from outside, as in the official training.
+The operations here are within 1 level of PIL. They have its bicubic geometry and its
+rounding, and fill areas from outside the image with the ImageNet mean colour, as in the
+official training.
 """
 
 import functools
-from typing import TYPE_CHECKING
 
 import keras
 
+from keras_cvt._utils.optional import tf
 from keras_cvt.data import augmentation_geometry as geometry
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 _MAX_MAGNITUDE = 10.0
 _APPLIED = 0.5
-# ITU-R 601 in 65536ths, as PIL converts to grey; float32 holds the sums exactly.
+# PIL's weights of ITU-R 601, in 65536ths; float32 holds the sums exactly.
 _GREY = (19595.0, 38470.0, 7471.0)
 
 
-def rand_augment(
+def apply_rand_augment(
     image: "tf.Tensor", magnitude: float, num_ops: int, std: float, seed: "tf.Tensor"
 ) -> "tf.Tensor":
     """Apply `num_ops` random operations to an image.
 
     Args:
-        image: (height, width, C) of a static shape, float32 in 0-255. It is rounded
-            to whole numbers first: timm's images have 8 bits here.
-        magnitude: 0-10.
-        num_ops: How many operations are drawn; each is applied with probability 0.5.
-        std: Standard deviation of the magnitude, which stays in 0-10.
+        image: float32 (height, width, C) in 0-255, with a static shape. It is rounded
+            to whole numbers first, because timm's images have 8 bits at this step.
+        magnitude: Mean of the magnitude, 0-10.
+        num_ops: Number of operations that are drawn. Each is applied with probability
+            0.5.
+        std: Standard deviation of the magnitude, which is clipped to 0-10.
         seed: int32 (2,).
 
     Returns:
         An image of the same shape, whole numbers in 0-255 as float32.
     """
-    import tensorflow as tf
-
     image = tf.round(image)
     operations = list(OPERATIONS.values())
-    seeds = tf.unstack(
-        tf.random.experimental.stateless_split(seed, 2 * num_ops), 2 * num_ops
-    )
-    for uniform_seed, normal_seed in zip(seeds[::2], seeds[1::2], strict=True):
-        drawn = tf.random.stateless_uniform((3,), uniform_seed)
+    seeds = tf.random.experimental.stateless_split(seed, 2 * num_ops)
+    for i in range(num_ops):
+        drawn = tf.random.stateless_uniform((3,), seeds[2 * i])
         applied, sign, chosen = tf.unstack(drawn)
-        noise = tf.random.stateless_normal((), normal_seed)
+        noise = tf.random.stateless_normal((), seeds[2 * i + 1])
         level = tf.clip_by_value(magnitude + std * noise, 0.0, _MAX_MAGNITUDE)
         level /= _MAX_MAGNITUDE
         sign = tf.where(sign < 0.5, -1.0, 1.0)
-        # Only the branch that is taken is computed.
+        # TensorFlow computes only the branch that is taken.
         branches = [functools.partial(tf.identity, image)]
         branches += [functools.partial(f, image, level, sign) for f in operations]
         chosen = 1 + tf.cast(chosen * len(operations), "int32")
@@ -88,26 +83,22 @@ def rand_augment(
     return image
 
 
-# Operations: an image of whole numbers, the level in 0-1, and a sign for those that go
-# both ways. They cut off decimals where PIL does.
+# Each operation takes an image of whole numbers, a level in 0-1 and a sign, which only
+# some of them use. They drop decimals at the same places as PIL.
 
 
 def _auto_contrast(image, level, sign):
-    import tensorflow as tf
-
-    # A layer of its own for each graph: while it is called, its backend is switched,
-    # so that threads which trace at the same time must not share one.
+    # Each graph gets its own layer. A call switches the layer's backend, so that
+    # threads that trace at the same time cannot share one.
     stretch = keras.layers.AutoContrast(value_range=(0, 255), dtype="float32")
     if tf.executing_eagerly():
-        # Outside a graph Keras would compute on its own backend.
+        # Outside a graph, Keras would compute on its own backend.
         stretch = tf.function(stretch)
-    # What float32 makes a hair too small would lose a level when cut off.
+    # Without 1e-3, values that float32 makes slightly too small would lose a level.
     return tf.floor(tf.minimum(stretch(image) + 1e-3, 255.0))
 
 
 def _equalize(image, level, sign):
-    import tensorflow as tf
-
     height, width, channels = image.shape
     pixels = tf.cast(tf.reshape(image, (-1, channels)), "int32")
     pixels = tf.transpose(pixels)  # (C, H * W)
@@ -127,39 +118,29 @@ def _invert(image, level, sign):
 
 
 def _posterize(image, level, sign):
-    import tensorflow as tf
-
-    # From 4 bits down to none: black.
+    # From 4 bits down to 0 bits, a black image.
     steps = tf.constant([16.0, 32.0, 64.0, 128.0, 256.0])
     step = tf.gather(steps, tf.cast(level * 4, "int32"))
     return tf.floor(image / step) * step
 
 
 def _solarize(image, level, sign):
-    import tensorflow as tf
-
     return tf.where(image < 256 - tf.floor(level * 256), image, 255.0 - image)
 
 
 def _solarize_add(image, level, sign):
-    import tensorflow as tf
-
     added = tf.minimum(image + tf.floor(level * 110), 255.0)
     return tf.where(image < 128, added, image)
 
 
-def _enhanced(image, plain, level, sign):
-    """Move away from, or towards, a version of the image without a property."""
-    import tensorflow as tf
-
+def _enhance(image, plain, level, sign):
+    """Move away from, or towards, `plain`: the image without a property."""
     factor = 1 + sign * 0.9 * level
     return tf.floor(tf.clip_by_value(plain + factor * (image - plain), 0.0, 255.0))
 
 
 def _grey(image):
-    """Return (height, width, 1): PIL's grey of RGB, else the channels' mean."""
-    import tensorflow as tf
-
+    """Return PIL's grey of RGB, else the channels' mean, as (height, width, 1)."""
     if image.shape[-1] == len(_GREY):
         weighted = tf.reduce_sum(image * tf.constant(_GREY), -1, keepdims=True)
         return tf.floor((weighted + 2**15) / 2**16)
@@ -169,36 +150,32 @@ def _grey(image):
 def _color(image, level, sign):
     if image.shape[-1] != len(_GREY):
         return image
-    return _enhanced(image, _grey(image), level, sign)
+    return _enhance(image, _grey(image), level, sign)
 
 
 def _contrast(image, level, sign):
-    import tensorflow as tf
-
-    # Whole numbers: a sum of floats depends on how threads share it.
+    # Integers, because a sum of floats depends on how threads divide the work.
     grey = tf.cast(_grey(image), "int64")
     count = grey.shape.num_elements()
     mean = (2 * tf.reduce_sum(grey) + count) // (2 * count)  # half rounds up
-    return _enhanced(image, tf.cast(mean, "float32"), level, sign)
+    return _enhance(image, tf.cast(mean, "float32"), level, sign)
 
 
 def _brightness(image, level, sign):
-    return _enhanced(image, 0.0, level, sign)
+    return _enhance(image, 0.0, level, sign)
 
 
 def _sharpness(image, level, sign):
-    import tensorflow as tf
-
     if min(image.shape[:2]) < 3:
         return image
     rows = image[:-2] + image[1:-1] + image[2:]
     box = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
-    # The centre weighs 5 of 13.
+    # The centre has 5 of 13 parts of the weight.
     smooth = tf.floor((box + 4 * image[1:-1, 1:-1]) / 13 + 0.5)
     # PIL's filter leaves the border as it is.
     smooth = tf.concat([image[1:-1, :1], smooth, image[1:-1, -1:]], axis=1)
     smooth = tf.concat([image[:1], smooth, image[-1:]], axis=0)
-    return _enhanced(image, smooth, level, sign)
+    return _enhance(image, smooth, level, sign)
 
 
 OPERATIONS = {
@@ -218,4 +195,4 @@ OPERATIONS = {
     "translate_x": geometry.translate_x,
     "translate_y": geometry.translate_y,
 }
-"""By name, in timm's order."""
+"""The operations by name, in timm's order."""

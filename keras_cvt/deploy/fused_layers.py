@@ -1,19 +1,19 @@
-"""The layers of a fused CvT: the same function with fewer passes, inference only."""
+"""Layers of a fused CvT: the same outputs with fewer operations, inference only."""
 
 import keras
 from keras import ops
 
-from keras_cvt import validation
+from keras_cvt._utils import validation
 from keras_cvt.layers import ConvProjection, ConvTransformerStage
 from keras_cvt.layers.mlp import gelu
 from keras_cvt.layers.padding import pad_map
 
 
 class FusedNorm(keras.layers.Layer):
-    """LayerNorm over the last axis; with `affine=False` what comes before its affine.
+    """LayerNorm over the last axis, with or without its affine.
 
-    It passes over the tokens less often than Keras's, whose scale and offset are as
-    large as the tokens themselves.
+    It reads the tokens less often than Keras's layer, whose scale and offset are as
+    large as the tokens.
     """
 
     def __init__(self, affine, **kwargs):
@@ -27,7 +27,7 @@ class FusedNorm(keras.layers.Layer):
             self.beta = self.add_weight(name="beta", shape=shape)
 
     def call(self, inputs):
-        # In half precision the statistics are float32's, as in Keras's layer.
+        # Statistics are float32 even in half precision, as in Keras's layer.
         x = ops.cast(inputs, "float32")
         x = x - ops.mean(x, axis=-1, keepdims=True)
         variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
@@ -36,14 +36,11 @@ class FusedNorm(keras.layers.Layer):
             x = x * ops.cast(self.gamma, x.dtype) + ops.cast(self.beta, x.dtype)
         return ops.cast(x, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
 
 class FusedMLP(keras.layers.Layer):
-    """The MLP of a fused block, of tokens that norm2 only standardised.
+    """MLP of a fused block. It takes tokens of norm2 without the affine.
 
-    `"quick_gelu"` runs as SiLU: its factor of 1.702 is part of both kernels.
+    `"quick_gelu"` is computed as SiLU: its factor of 1.702 is part of both kernels.
     """
 
     def __init__(self, embed_dim, hidden_dim, activation, **kwargs):
@@ -59,18 +56,16 @@ class FusedMLP(keras.layers.Layer):
     def call(self, inputs):
         x = self.fc1(ops.reshape(inputs, (-1, inputs.shape[-1])))
         x = ops.silu(x) if self.activation == "quick_gelu" else gelu(x)
-        # -1 for the batch: an unknown one costs no shape operators.
+        # -1 for the batch: an unknown size then needs no shape operators.
         return ops.reshape(self.fc2(x), (-1, *ops.shape(inputs)[1:]))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
 
 class FusedAttention(keras.layers.Layer):
-    """The attention of a fused block.
+    """Attention of a fused block.
 
-    BatchNorm is part of the depthwise kernels and their biases, the scale part of
-    `proj_q`. With `token_only`, only the class token asks: (B, 1, C) comes out.
+    BatchNorm is part of the depthwise kernels and their biases. The scale is part of
+    `proj_q`. With `token_only`, only the class token is a query: the output is
+    (B, 1, C).
     """
 
     def __init__(self, config, token_only=False, **kwargs):
@@ -81,54 +76,43 @@ class FusedAttention(keras.layers.Layer):
             config.embed_dim, config.num_heads, config.head_dim
         )
         self.inner_dim = config.num_heads * self.head_dim
-        if config.projection == "dw_bn":
-            if not token_only:
-                self.conv_q = self._conv("conv_q", 1, config.padding_q)
-            for name in self._kv_convs():
-                conv = self._conv(name, config.stride_kv, config.padding_kv)
-                setattr(self, name, conv)
-        elif config.projection == "avg":
-            self.pool_kv = ConvProjection(
-                "avg",
-                config.kernel_size,
-                config.stride_kv,
-                config.padding_kv,
-                dtype=self.dtype_policy,
-                name="pool_kv",
+        dtype = self.dtype_policy
+        size, stride, padding = config.kernel_size, config.stride_kv, config.padding_kv
+        same = stride == 1 and 2 * padding == size - 1
+        for letter in self.convolved():
+            conv = keras.layers.DepthwiseConv2D(
+                size,
+                strides=1 if letter == "q" else stride,
+                padding="same" if letter == "q" or same else "valid",
+                data_format="channels_last",
+                dtype=dtype,
+                name=f"conv_{letter}",
             )
-        # norm1's offset comes as a bias.
+            setattr(self, f"conv_{letter}", conv)
+        if config.projection == "avg":
+            self.pool_kv = ConvProjection(
+                "avg", size, stride, padding, dtype=dtype, name="pool_kv"
+            )
+        # The offset of norm1 becomes a bias.
         bias = config.qkv_bias or config.projection == "linear"
-        self.proj_q = self._linear("proj_q", self.inner_dim, bias)
-        self.proj_k = self._linear("proj_k", self.inner_dim, bias)
-        self.proj_v = self._linear("proj_v", self.inner_dim, bias)
-        self.proj = self._linear("proj", config.embed_dim, True)
+        for name in ("proj_q", "proj_k", "proj_v", "proj"):
+            units, use_bias = self.inner_dim, bias
+            if name == "proj":
+                units, use_bias = config.embed_dim, True
+            layer = keras.layers.Dense(units, use_bias=use_bias, dtype=dtype, name=name)
+            setattr(self, name, layer)
 
-    def _kv_convs(self):
-        return ("conv_kv",) if self.config.shared_kv else ("conv_k", "conv_v")
-
-    def _conv(self, name, stride, padding):
-        same = stride == 1 and 2 * padding == self.config.kernel_size - 1
-        return keras.layers.DepthwiseConv2D(
-            self.config.kernel_size,
-            strides=stride,
-            padding="same" if same else "valid",
-            data_format="channels_last",
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _linear(self, name, units, use_bias):
-        return keras.layers.Dense(
-            units, use_bias=use_bias, dtype=self.dtype_policy, name=name
-        )
+    def convolved(self) -> list[str]:
+        """Return which of "q", "k" and "v" (or "kv") have a convolution."""
+        if self.config.projection != "dw_bn":
+            return []
+        letters = ["kv"] if self.config.shared_kv else ["k", "v"]
+        return letters if self.token_only else ["q", *letters]
 
     def build(self, input_shape):
         channels = self.config.embed_dim
-        if self.config.projection == "dw_bn":
-            if not self.token_only:
-                self.conv_q.build((None, None, None, channels))
-            for name in self._kv_convs():
-                getattr(self, name).build((None, None, None, channels))
+        for letter in self.convolved():
+            getattr(self, f"conv_{letter}").build((None, None, None, channels))
         for linear in (self.proj_q, self.proj_k, self.proj_v):
             linear.build((None, channels))
         self.proj.build((None, self.inner_dim))
@@ -139,20 +123,16 @@ class FusedAttention(keras.layers.Layer):
         if self.config.cls_token:
             token, tokens = inputs[:, :1], inputs[:, 1:]
         feature_map = ops.reshape(tokens, (-1, height, width, channels))
-        if self.config.projection == "dw_bn":
-            convs = [getattr(self, name) for name in self._kv_convs()]
-            found = [self._tokens(self._convolve(c, feature_map), token) for c in convs]
-            k, v = found[0], found[-1]
-        elif self.config.projection == "avg":
+        # The map that each of "q", "k" and "v" (or "kv") comes from, as tokens.
+        found = {
+            letter: self._tokens(self._convolve(letter, feature_map), token)
+            for letter in self.convolved()
+        }
+        k = v = found.get("kv", inputs)
+        if self.config.projection == "avg":
             k = v = self._tokens(self.pool_kv(feature_map), token)
-        else:
-            k = v = inputs
-        if self.token_only:
-            q = token
-        elif self.config.projection == "dw_bn":
-            q = self._tokens(self.conv_q(feature_map), token)
-        else:
-            q = inputs
+        k, v = found.get("k", k), found.get("v", v)
+        q = token if self.token_only else found.get("q", inputs)
 
         q = self._heads(self.proj_q, q)
         k = self._heads(self.proj_k, k)
@@ -165,7 +145,8 @@ class FusedAttention(keras.layers.Layer):
         x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, self.inner_dim))
         return ops.reshape(self.proj(x), (-1, length, channels))
 
-    def _convolve(self, conv, feature_map):
+    def _convolve(self, letter, feature_map):
+        conv = getattr(self, f"conv_{letter}")
         if conv.padding == "valid":
             feature_map = pad_map(feature_map, self.config.padding_kv)
         return conv(feature_map)
@@ -182,38 +163,27 @@ class FusedAttention(keras.layers.Layer):
         x = ops.reshape(x, (-1, length, heads, self.head_dim))
         return ops.transpose(x, (0, 2, 1, 3))
 
-    def compute_output_shape(self, input_shape):
-        batch, length, channels = input_shape
-        return (batch, 1 if self.token_only else length, channels)
-
 
 class FusedBlock(keras.layers.Layer):
-    """One block: norm1 and attention, norm2 and MLP, each with a residual.
+    """One block: norm1 and attention, then norm2 and MLP, each with a residual.
 
-    norm2's affine is part of the MLP; norm1's is part of the linear projections
-    where no convolution or pooling, padded with zeros, comes between.
+    The affine of norm2 is part of the MLP. The affine of norm1 is part of the linear
+    projections, unless a convolution or pooling with padding comes between.
     """
 
     def __init__(self, config, activation, token_only=False, **kwargs):
         super().__init__(**kwargs)
         self.token_only = token_only
-        self.norm1 = FusedNorm(
-            config.projection != "linear", dtype=self.dtype_policy, name="norm1"
-        )
-        self.attn = FusedAttention(
-            config, token_only, dtype=self.dtype_policy, name="attn"
-        )
-        self.norm2 = FusedNorm(False, dtype=self.dtype_policy, name="norm2")
-        self.mlp = FusedMLP(
-            config.embed_dim,
-            validation.mlp_hidden_dim(config.embed_dim, config.mlp_ratio),
-            activation,
-            dtype=self.dtype_policy,
-            name="mlp",
-        )
+        dtype, channels = self.dtype_policy, config.embed_dim
+        hidden_dim = validation.mlp_hidden_dim(channels, config.mlp_ratio)
+        affine = config.projection != "linear"
+        self.norm1 = FusedNorm(affine, dtype=dtype, name="norm1")
+        self.attn = FusedAttention(config, token_only, dtype=dtype, name="attn")
+        self.norm2 = FusedNorm(False, dtype=dtype, name="norm2")
+        self.mlp = FusedMLP(channels, hidden_dim, activation, dtype=dtype, name="mlp")
 
-    # What a stage asks its blocks for.
-    def linear_layers(self):
+    # A stage calls this.
+    def linear_layers(self) -> list[keras.layers.Layer]:
         attn, mlp = self.attn, self.mlp
         return [attn.proj_q, attn.proj_k, attn.proj_v, attn.proj, mlp.fc1, mlp.fc2]
 
@@ -226,28 +196,26 @@ class FusedBlock(keras.layers.Layer):
         x = x + (inputs[:, :1] if self.token_only else inputs)
         return x + self.mlp(self.norm2(x))
 
-    def compute_output_shape(self, input_shape):
-        return self.attn.compute_output_shape(input_shape)
-
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class FusedStage(ConvTransformerStage):
-    """A stage for inference alone, made by `keras_cvt.deploy.fuse`.
+    """Stage for inference only, made by `keras_cvt.deploy.fuse`.
 
-    Its variables are folded from a `ConvTransformerStage`'s and are not trained.
+    Its variables are folded from those of a `ConvTransformerStage` and are frozen.
 
     Args:
-        *args: Of `ConvTransformerStage`.
-        token_only: Whether the last block computes only the class token.
-        **kwargs: Of `ConvTransformerStage`.
+        *args: Arguments of `ConvTransformerStage`.
+        token_only: Whether the last block computes only the class token. Defaults to
+            `False`.
+        **kwargs: Arguments of `ConvTransformerStage`.
 
     Returns:
-        As `ConvTransformerStage`; with `token_only` the class token alone,
+        The outputs of `ConvTransformerStage`. With `token_only`, only the class token
         (B, embed_dim).
     """
 
     def __init__(self, *args, token_only: bool = False, **kwargs):
-        # Before the parent's, which makes the blocks.
+        # Before the parent's `__init__`, which creates the blocks.
         self.token_only = token_only
         super().__init__(*args, **kwargs)
 
@@ -256,18 +224,12 @@ class FusedStage(ConvTransformerStage):
         self.trainable = False
 
     def _block(self, i):
-        return FusedBlock(
-            self.config,
-            self.activation,
-            token_only=self.token_only and i == self.config.depth - 1,
-            dtype=self.dtype_policy,
-            name=str(i),
-        )
+        token_only = self.token_only and i == self.config.depth - 1
+        options = {"dtype": self.dtype_policy, "name": str(i)}
+        return FusedBlock(self.config, self.activation, token_only, **options)
 
     def _outputs(self, x, height, width):
-        if self.token_only:
-            return x[:, 0]
-        return super()._outputs(x, height, width)
+        return x[:, 0] if self.token_only else super()._outputs(x, height, width)
 
     def compute_output_shape(self, input_shape):
         output_shape = super().compute_output_shape(input_shape)

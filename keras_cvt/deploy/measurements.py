@@ -1,4 +1,4 @@
-"""What a benchmark of files measured: records, a table, a plot."""
+"""Results of a benchmark: records, a table and a plot."""
 
 import dataclasses
 import os
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_cvt import plots
-from keras_cvt.deploy.verify import Verification
-from keras_cvt.tables import render
+from keras_cvt._utils import plots
+from keras_cvt._utils.tables import render
+from keras_cvt.deploy.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Measurement:
     """One format of a benchmark.
 
     Attributes:
-        name: As `keras_cvt.deploy.benchmark` calls it.
-        verification: The file beside its model; None where there is no file that ran.
-        skipped: The extra that is missing, where the format was skipped; or None.
-        failed: Why there is no file, or it does not run, although all that it takes
-            is installed; or None.
+        name: A name in `keras_cvt.deploy.FORMATS`.
+        verification: How the file compares with the model, or None if no file ran.
+        skipped: Which extra is missing, or None if the format was not skipped.
+        failed: Why the export or the run failed although all packages are installed,
+            or None if it did not fail.
     """
 
     name: str
@@ -30,23 +30,25 @@ class Measurement:
 
     @property
     def ratio(self) -> float | None:
-        """Speed beside the Keras model's, measured right after."""
+        """The file's speed divided by the Keras model's, measured right after it."""
         seen = self.verification
-        return seen and seen.images_per_second / seen.model_images_per_second
+        if seen is None:
+            return None
+        return seen.images_per_second / seen.model_images_per_second
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What `keras_cvt.deploy.benchmark` measured.
+    """Result of `keras_cvt.deploy.benchmark`.
 
     Attributes:
-        measurements: One a format, the Keras model first.
-        images: How many were compared.
+        measurements: One measurement per format, the Keras model first.
+        images: Number of images that were compared.
         image_size: (height, width) in pixels.
-        batch_size: Images a call.
-        threads: Of the runtimes; None means as many as the processor has.
-        calibration: What `litert_int8` took its ranges from, in words; None without
-            it.
+        batch_size: Number of images per call.
+        threads: Number of threads of the runtimes, or None for one per processor.
+        calibration: The images that int8 was calibrated on, in words, or None if no
+            format needed any.
     """
 
     measurements: tuple[Measurement, ...]
@@ -59,12 +61,11 @@ class Benchmark:
     @property
     def passed(self) -> bool:
         """Whether every format that was not skipped passed its verification."""
-        return not any(row.failed for row in self.measurements) and all(
-            seen.passed for seen in self._verifications().values()
-        )
+        passed = [seen.passed for seen in self._verifications().values()]
+        return all(passed) and not any(row.failed for row in self.measurements)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON can hold it."""
+        """Return the result as a dict for JSON."""
         facts = dataclasses.asdict(self) | {"passed": self.passed}
         facts["measurements"] = [
             {"name": row.name, "ratio": row.ratio, "skipped": row.skipped}
@@ -75,57 +76,49 @@ class Benchmark:
         return facts
 
     def __str__(self) -> str:
-        """Return a table for people, with what it takes to read it below."""
+        """Return a table with an explanation below it."""
         titles = ["format", "MiB", "images/s", "x Keras", "largest difference"]
         titles += ["cosine", "top-1 %", "verdict"]
         height, width = self.image_size
         lines = [
             render(titles, map(_row, self.measurements)),
             "",
-            f"{self.images} images of {height} x {width}, {self.batch_size} a call, "
-            f"{self.threads or 'all'} threads. Cosine is the smallest of an image's",
-            "outputs with the Keras model's. x Keras: each beside `predict_on_batch`, "
-            "measured right after it.",
+            f"{self.images} images of {height} x {width}, {self.batch_size} per call, "
+            f"{self.threads or 'all'} threads. Cosine: the smallest cosine of an",
+            "image's outputs with the Keras model's. x Keras: speed divided by that of "
+            "`predict_on_batch`, measured right after it.",
         ]
         if self.calibration:
             lines.append(f"int8 was calibrated on {self.calibration}.")
-        lines += [
-            f"{row.name} was skipped. {row.skipped}"
-            for row in self.measurements
-            if row.skipped
-        ]
-        lines += [
-            f"{name} FAILED: expected {seen.tolerance}."
-            for name, seen in self._verifications().items()
-            if not seen.passed
-        ]
-        lines += [
-            f"{row.name} FAILED. {row.failed}"
-            for row in self.measurements
-            if row.failed
-        ]
+        for row in self.measurements:
+            if row.skipped:
+                lines.append(f"{row.name} was skipped. {row.skipped}")
+            elif row.failed:
+                lines.append(f"{row.name} FAILED. {row.failed}")
+            elif row.verification and not row.verification.passed:
+                tolerance = row.verification.tolerance
+                lines.append(f"{row.name} FAILED: expected {tolerance}.")
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike) -> None:
-        """Draw speed against agreement to a PNG file.
+        """Draw speed against agreement, as a PNG file.
 
         Args:
-            path: Where to write, `….png`.
+            path: Where to write, ending in `.png`.
 
         Raises:
-            ImportError: If matplotlib is missing; the message names the extra.
+            ImportError: If matplotlib is missing. The message names the extra.
         """
         path = Path(path)
         seen = self._verifications()
         shares = [v.top1_agreement for v in seen.values()]
-        classes = None not in shares
         figure = plots.new_figure(figsize=(11, 4.2), layout="constrained")
-        axes = figure.subplots(1, 1 + classes, squeeze=False)
-        *agreement, difference = axes[0]
+        (axes,) = figure.subplots(1, 1 + (None not in shares), squeeze=False)
+        *agreement, difference = axes
         for name, v in seen.items():
             style = {"marker": "o" if v.passed else "X", "linestyle": "none"}
             style["label"] = name if v.passed else f"{name}, failed"
-            # A logarithm knows no 0.
+            # A logarithmic axis cannot show 0.
             largest = max(v.max_difference, 1e-8)
             difference.plot(v.images_per_second, largest, **style)
             for axis in agreement:
@@ -134,9 +127,8 @@ class Benchmark:
         for axis in agreement:
             axis.set(ylabel="same best class as the Keras model, %")
             axis.set_ylim(min(98, 100 * min(shares) - 1), 100.2)
-        for axis in axes[0]:
-            axis.set(xlabel=f"images/s, {self.batch_size} a call")
-            axis.set_xlim(left=0)
+        for axis in axes:
+            axis.set(xlabel=f"images/s, {self.batch_size} per call", xlim=(0, None))
             axis.grid(alpha=0.3)
         handles = difference.get_legend_handles_labels()
         figure.legend(*handles, loc="outside right upper")

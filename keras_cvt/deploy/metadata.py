@@ -1,130 +1,109 @@
-"""What an exported file says about itself, and where each format keeps it."""
+"""What an exported file says about itself."""
 
 import importlib.metadata
 import json
 import os
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-import keras
-
-from keras_cvt.preprocessing import EvalTransform
-
-KEY = "keras_cvt"
-_FILE = "keras_cvt.json"
+from keras_cvt._utils.optional import tf
+from keras_cvt.deploy import formats
+from keras_cvt.deploy.file_format import Variant
+from keras_cvt.description import ModelDescription
+from keras_cvt.models import CvTModel
+from keras_cvt.preprocessing.predictions import imagenet_class_names
 
 
 def describe(
-    model: keras.Model,
-    outputs: str,
-    shape: tuple[int | None, ...],
-    transform: EvalTransform,
-    labels: list[str] | None,
-    source_weights: str | None,
-    quantization: str | None,
-    fused: bool,
-) -> dict[str, Any]:
-    """Return the metadata of an exported model, as JSON can hold it.
+    model: CvTModel,
+    class_names: Sequence[str] | None = None,
+    source_weights: str | None = None,
+) -> ModelDescription:
+    """Return a model's description with what the caller knows better.
 
     Args:
         model: The model.
-        outputs: `"probabilities"`, `"logits"` or `"features"`.
-        shape: Of the images that the file takes, (B, H, W, C); None where any.
-        transform: How images are resized and cropped for it.
-        labels: Names of the classes, or None.
-        source_weights: Where the weights came from.
-        quantization: As given to `export`.
-        fused: Whether the network was fused.
+        class_names: A name for each class. Defaults to `None`, which means
+            `model.class_names`, or ImageNet's names for 1000 classes.
+        source_weights: Where the weights come from. Defaults to `None`, which means
+            `model.source_weights`.
+
+    Raises:
+        ValueError: If it is not a `CvTModel` with one input, or if the class names do
+            not fit it.
     """
-    preprocessing = model.get_layer("preprocessing")
-    return {
-        "labels": labels,
-        "input": {
-            "layout": "NHWC",
-            "batch_size": shape[0],
-            "image_size": list(shape[1:3]),
-            "channels": shape[-1],
-            # What to feed: pixels, or images that the caller has normalised.
-            "range": [0, 255] if preprocessing.normalize else None,
-            "eval_transform": transform.to_dict(),
-        },
-        "outputs": outputs,
-        "source_weights": source_weights,
-        "quantization": quantization,
+    if not isinstance(model, CvTModel) or not model.stages or len(model.inputs) != 1:
+        raise ValueError(
+            "Expected a CvTModel with one input, as keras_cvt's builders return. "
+            f"Received: model={model!r}"
+        )
+    description = model.description
+    classes = description.classes
+    if class_names is None:
+        class_names = description.class_names
+    if class_names is None and description.is_classifier and classes == 1000:
+        class_names = imagenet_class_names()
+    return description.replace(
+        # A model without classes has no use for names.
+        class_names=class_names if classes else None,
+        source_weights=source_weights or description.source_weights,
+    )
+
+
+def assemble(
+    description: ModelDescription,
+    batch_size: int | None,
+    variant: Variant | None,
+    fused: bool,
+) -> dict[str, Any]:
+    """Return the metadata of a file, as JSON can hold it.
+
+    Args:
+        description: The model at the exported image size.
+        batch_size: Number of images per call; None for any number.
+        variant: The format and quantization; None for Keras's own file.
+        fused: Whether the network is fused.
+    """
+    values = description.to_dict()
+    values["input"]["batch_size"] = batch_size
+    versions = {p: importlib.metadata.version(p) for p in ("keras_cvt", "keras")}
+    return values | {
+        # The name of version 0.1.0, which its programs read.
+        "labels": values["class_names"],
+        "format": variant and variant.format.name,
+        "quantization": variant and variant.quantization,
         "fused": fused,
-        "versions": {
-            package: importlib.metadata.version(package)
-            for package in ("keras_cvt", "keras")
-        }
-        | {"tensorflow": _tensorflow_version()},
+        "versions": versions | {"tensorflow": tf.__version__},
     }
-
-
-def _tensorflow_version():
-    import tensorflow as tf
-
-    return tf.__version__
-
-
-def write_saved_model(folder: Path, metadata: dict[str, Any]) -> None:
-    """Put the metadata where SavedModel leaves room for others' files."""
-    target = folder / "assets.extra" / _FILE
-    target.parent.mkdir()
-    target.write_text(json.dumps(metadata, indent=2), encoding="utf-8")
-
-
-def write_litert(path: Path, metadata: dict[str, Any]) -> None:
-    """Append the metadata as a ZIP archive, as LiteRT's own metadata files are."""
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(_FILE, json.dumps(metadata, indent=2))
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """Return the metadata of an exported file or folder.
 
+    It is the model's description (`CvTModel.description`) as a dict, with the batch
+    size, the format, the quantization, whether the network is fused, and versions.
+    Files of version 0.1.0 hold `labels` instead of `class_names`, and no network.
+
     Args:
         path: What `keras_cvt.deploy.export` wrote.
 
     Raises:
-        ValueError: If it holds none, or is of no known format.
-        ImportError: If reading this format needs a package that is missing.
+        FileNotFoundError: If there is no such file or folder.
+        ValueError: If it holds no metadata, or has none of the formats.
+        ImportError: If reading the format needs a package that is missing.
+
+    Example:
+        >>> keras_cvt.deploy.read_metadata("cvt13.tflite")["source_weights"]
+        'cvt13/imagenet'
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file or folder {path}")
+    found = formats.of_path(path)
     try:
-        if path.is_dir():
-            text = (path / "assets.extra" / _FILE).read_text(encoding="utf-8")
-        elif path.suffix == ".tflite":
-            with zipfile.ZipFile(path) as archive:
-                text = archive.read(_FILE).decode("utf-8")
-        elif path.suffix == ".onnx":
-            text = _read_onnx(path)
-        else:
-            text = _read_openvino(path)
-    except (OSError, KeyError, zipfile.BadZipFile, ElementTree.ParseError) as error:
+        text = found.read_metadata(path)
+    except (OSError, KeyError) as error:
         raise ValueError(
-            f"Expected a file that keras_cvt.deploy.export wrote. Received: {path}"
+            f"Expected a {found.title} file that keras_cvt.deploy.export wrote. "
+            f"Received: path={str(path)!r}"
         ) from error
     return json.loads(text)
-
-
-def _read_onnx(path):
-    from keras_cvt.deploy.packages import require
-
-    onnx = require("onnx", "onnx")
-    message = require("google.protobuf.message", "onnx")
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except message.DecodeError as error:
-        raise KeyError(KEY) from error
-    return {entry.key: entry.value for entry in model.metadata_props}[KEY]
-
-
-def _read_openvino(path):
-    node = ElementTree.parse(path).find(f"./rt_info/{KEY}")
-    if node is None:
-        raise KeyError(KEY)
-    return node.get("value")

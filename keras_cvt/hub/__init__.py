@@ -1,18 +1,24 @@
-"""Models on the Hugging Face Hub: a folder, its card, push and load."""
+"""Models on the Hugging Face Hub: load, push and release them.
 
-from keras_cvt.hub.card import About, Evaluation
+`load` reads a repository. `push` writes one: `write_folder` makes and verifies its
+files, `upload_folder` commits them. `release` also converts a checkpoint first.
+"""
+
+from keras_cvt.hub.card import About, Artefact, Evaluation
 from keras_cvt.hub.exports import write_artefacts
 from keras_cvt.hub.folder import write_folder
-from keras_cvt.hub.loading import load, load_labels
+from keras_cvt.hub.loading import load, load_class_names, load_labels
 from keras_cvt.hub.releasing import Release, release, release_all
 from keras_cvt.hub.upload import PushReport, push, upload_folder
 
 __all__ = [
     "About",
+    "Artefact",
     "Evaluation",
     "PushReport",
     "Release",
     "load",
+    "load_class_names",
     "load_labels",
     "push",
     "release",

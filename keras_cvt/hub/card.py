@@ -1,14 +1,23 @@
-"""The model card: metadata, and a marked section that a push renews."""
+"""The model card: metadata, and a marked section that a push writes again."""
 
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
+from typing import Any
 
 from keras_cvt import profile, zoo
-from keras_cvt.models import CvTModel
+from keras_cvt.checkpoints import transformers_format
+from keras_cvt.deploy import formats
+from keras_cvt.description import ModelDescription
 
-BEGIN = "<!-- keras_cvt: begin. A push renews what stands up to the end mark. -->"
-END = "<!-- keras_cvt: end -->"
+_ASSETS = resources.files("keras_cvt") / "assets"
+_TEXTS = tomllib.loads((_ASSETS / "card.toml").read_text(encoding="utf-8"))
+# The section of a card that a push writes again is between these marks.
+BEGIN, END = _TEXTS["begin"], _TEXTS["end"]
+# Version 0.1.0 wrote other words into the begin mark.
+_BEGIN = re.compile(r"<!-- keras_cvt: begin\b.*?-->")
 _FRONT_MATTER = re.compile(
     r"\A(\s*---[ \t]*\r?\n)(.*?)(^---[ \t]*(?:\r?\n|\Z))", re.S | re.M
 )
@@ -16,14 +25,14 @@ _FRONT_MATTER = re.compile(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One figure of an evaluation, for the card and its `model-index`.
+    """One result of an evaluation, for the card and its `model-index`.
 
     Attributes:
-        dataset: Its name for people, such as `"ImageNet-1k"`.
+        dataset: Name of the data set for people, such as `"ImageNet-1k"`.
         dataset_id: Its id on the Hub, such as `"imagenet-1k"`.
-        metric: Such as `"accuracy"`.
-        value: The figure.
-        split: Of the data set.
+        metric: Name of the metric, such as `"accuracy"`.
+        value: The value of the metric.
+        split: The split of the data set.
         source: Who measured it, and where that can be read.
     """
 
@@ -37,17 +46,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class About:
-    """What the model itself does not tell.
+    """Facts for the card that the model itself does not know.
 
     Attributes:
-        description: What it is for, a few sentences of Markdown.
-        license: Identifier of the Hub's list, such as `"apache-2.0"`. None is the
-            base model's where that is one of the published CvT, else nothing.
-        base_model: Repository of what it was fine-tuned from.
+        description: What the model is for, a few sentences of Markdown.
+        license: Identifier of a licence in the Hub's list, such as `"apache-2.0"`.
+            None stands for the licence of the base model if that is one of the
+            published CvT, and otherwise for none.
+        base_model: Repository of the model that it was fine-tuned from.
         converted: Whether it is that model itself, converted.
         datasets: Hub ids of the training data.
         tags: More tags of the Hub.
-        evaluations: Measured figures.
+        evaluations: Measured results.
     """
 
     description: str = ""
@@ -60,47 +70,58 @@ class About:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of the table of artefacts."""
+class Artefact:
+    """A file or folder of an exported model, and how it compared.
+
+    Attributes:
+        path: Its name in the folder.
+        format: Its format, in words.
+        difference: Largest difference of any output from that of the Keras model.
+        milliseconds: Time for one image, or None if it was not measured.
+        agreement: Share of images with the same top class as the Keras model.
+    """
 
     path: str
     format: str
-    difference: float | None
-    milliseconds: float | None
-    bytes: int
+    difference: float | None = None
+    milliseconds: float | None = None
     agreement: float | None = None
 
 
+@dataclass(frozen=True)
+class Row(Artefact):
+    """An artefact with its size, for the table of files."""
+
+    bytes: int = 0
+
+
 def render(
-    model: CvTModel,
+    description: ModelDescription,
     *,
     repo_id: str,
     about: About,
     rows: Sequence[Row],
-    transformers: bool,
     reference_difference: float | None = None,
-    labels: Sequence[str] | None = None,
 ) -> str:
     """Return a new card.
 
     Args:
-        model: The model that it is about.
-        repo_id: Such as `"org/repo"`.
-        about: What the model does not tell.
+        description: The model that the card describes, a classifier.
+        repo_id: The repository, such as `"org/repo"`.
+        about: Facts that the model does not know.
         rows: The weights and exported files.
-        transformers: Whether transformers has this network.
-        reference_difference: How it compared with a reference, if it did.
-        labels: The classes' names, if known.
+        reference_difference: Largest difference from the logits of a reference.
+            Defaults to `None`: there was none.
     """
-    metadata = _dump(_metadata(model, repo_id, about))
+    metadata = _dump(_metadata(repo_id, about))
     title = repo_id.split("/")[-1]
     sections = [
-        _what(model, about, labels),
-        _use(model, repo_id, rows, transformers),
-        _artefacts(rows, reference_difference),
+        _summary(description, about),
+        _usage(description, repo_id, rows),
+        _files(rows, reference_difference),
         _evaluation(about),
-        _licence(about),
-        _limits(model, transformers),
+        _terms(about),
+        _limits(description),
     ]
     section = "\n\n".join(filter(None, sections))
     return f"---\n{metadata}---\n\n# {title}\n\n{BEGIN}\n\n{section}\n\n{END}\n"
@@ -109,23 +130,25 @@ def render(
 def merge(existing: str, new: str) -> str:
     """Return an existing card with the marked section of a new one.
 
-    What its owner wrote stays, to the byte. Metadata that it lacks is added; the
-    evaluation's figures (`model-index`) are replaced where the new card has any.
+    All other text of the existing card stays, byte for byte. Metadata that it does not
+    have is added. The evaluation results (`model-index`) are replaced if the new card
+    has any.
 
     Raises:
-        ValueError: If its metadata is no valid YAML or its marks are damaged.
+        ValueError: If the existing card's metadata is not valid YAML, or its marks are
+            damaged.
     """
     section = new[new.index(BEGIN) : new.index(END) + len(END)]
-    begin, end = existing.find(BEGIN), existing.find(END)
-    marks = existing.count(BEGIN), existing.count(END)
-    if marks == (0, 0):
+    begins = [match.start() for match in _BEGIN.finditer(existing)]
+    ends = [match.end() for match in re.finditer(re.escape(END), existing)]
+    if not begins and not ends:
         existing = existing.rstrip() + f"\n\n{section}\n"
-    elif marks == (1, 1) and begin < end:
-        existing = existing[:begin] + section + existing[end + len(END) :]
+    elif len(begins) == len(ends) == 1 and begins[0] < ends[0]:
+        existing = existing[: begins[0]] + section + existing[ends[0] :]
     else:
         raise ValueError(
             "The card's marks are damaged: expected one begin mark before one end "
-            f"mark. Received: {marks[0]} and {marks[1]}. Mend its README.md first"
+            f"mark. Received: {len(begins)} and {len(ends)}. Fix its README.md first"
         )
     return _merge_metadata(existing, new)
 
@@ -156,15 +179,15 @@ def _metadata_of(text):
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         raise ValueError(
-            "The card's metadata is no valid YAML"
-            f"{f' (line {place.line + 2} of README.md)' if place else ''}; mend it "
+            "The card's metadata is not valid YAML"
+            f"{f' (line {place.line + 2} of README.md)' if place else ''}; fix it "
             "first, nothing was pushed"
         ) from error
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ValueError(
             "Expected names and values as the card's metadata. "
-            f"Received: {type(values).__name__}; mend it first, nothing was pushed"
+            f"Received: {type(values).__name__}; fix it first, nothing was pushed"
         )
     return values
 
@@ -175,7 +198,7 @@ def _dump(values):
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _metadata(model, repo_id, about):
+def _metadata(repo_id, about) -> dict[str, Any]:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = [
@@ -196,7 +219,7 @@ def _metadata(model, repo_id, about):
         base_model=about.base_model,
         datasets=list(about.datasets) or None,
         tags=["keras_cvt", "cvt", "image-classification", *about.tags],
-        # The Hub takes results with a name only.
+        # The Hub takes results only with a name.
         model_name=repo_id.split("/")[-1] if results else None,
         eval_results=results or None,
     )
@@ -209,113 +232,48 @@ def _license(about):
     return about.license
 
 
-def _what(model, about, labels):
-    config = model.cvt_config
-    size = " x ".join(map(str, model.eval_transform.image_size))
-    classes = model.output.shape[-1]
-    lines = [
-        about.description,
-        "A CvT (Convolutional vision Transformer, "
-        "[arXiv 2103.15808](https://arxiv.org/abs/2103.15808)) for image "
-        f"classification: {len(config.stages)} stages of widths "
-        f"{', '.join(str(s.embed_dim) for s in config.stages)} and depths "
-        f"{', '.join(str(s.depth) for s in config.stages)}, "
-        f"{profile.parameters(config, classes, model.input.shape[-1]):,} parameters, "
-        f"{classes} classes, images of {size}, activation `{config.activation}`.",
-    ]
-    if labels is not None and classes <= 20:
-        lines.append(f"Classes: {', '.join(map(_plain, labels))}.")
+def _text(name, /, **facts):
+    return _TEXTS[name].format(**facts)
+
+
+def _summary(description, about):
+    config, classes = description.config, description.classes
+    summary = _text(
+        "summary",
+        stages=len(config.stages),
+        widths=", ".join(str(stage.embed_dim) for stage in config.stages),
+        depths=", ".join(str(stage.depth) for stage in config.stages),
+        parameters=profile.parameters(config, classes, description.channels),
+        classes=classes,
+        size=" x ".join(map(str, description.eval_transform.image_size)),
+        activation=config.activation,
+    )
+    lines = [about.description, summary]
+    if description.class_names is not None and classes <= 20:
+        lines.append(f"Classes: {', '.join(map(_plain, description.class_names))}.")
     if about.base_model:
         how = "Converted" if about.converted else "Fine-tuned"
-        page = f"https://huggingface.co/{about.base_model}"
-        lines.append(f"{how} from [{about.base_model}]({page}).")
+        lines.append(_text("origin", how=how, repo=about.base_model))
     return "\n\n".join(filter(None, lines))
 
 
-def _use(model, repo_id, rows, transformers):
-    parts = [
-        f"""## Use
-
-Keras (TensorFlow, JAX or PyTorch), with `pip install keras_cvt`:
-
-```python
-import keras_cvt
-
-model = keras_cvt.hub.load("{repo_id}")
-images = keras_cvt.preprocess_input(["photo.jpg"], model)
-scores = model.predict(images)  # in the order of keras_cvt.hub.load_labels(...)
-```"""
-    ]
-    for kind, text in _USES.items():
-        # One file of each kind shows how.
-        paths = [row.path for row in rows if row.format.split(",")[0] == kind]
-        if paths:
-            parts.append(text.format(path=paths[0], repo_id=repo_id, size=_size(model)))
-    if transformers:
-        parts.append(_PYTORCH.format(repo_id=repo_id))
-        if model.cvt_config.activation != "gelu":
-            parts.append(_QUICK_GELU)
+def _usage(description, repo_id, rows):
+    parts = [_text("keras", repo_id=repo_id)]
+    size = ", ".join(map(str, description.eval_transform.image_size))
+    for exported in formats.FORMATS.values():
+        # One file of each format shows how.
+        paths = [r.path for r in rows if r.format.split(",")[0] == exported.title]
+        if paths and exported.usage:
+            parts.append(exported.usage.format(path=paths[0], size=size))
+    if not transformers_format.obstacles(description.config):
+        parts.append(_text("pytorch", repo_id=repo_id))
+        if description.config.activation != "gelu":
+            parts.append(_text("quick_gelu"))
     return "\n\n".join(parts)
 
 
-def _size(model):
-    return ", ".join(map(str, model.eval_transform.image_size))
-
-
-_USES = {
-    "SavedModel": """TensorFlow Serving, `{path}` as version 1:
-
-```sh
-docker run -p 8501:8501 -e MODEL_NAME=cvt \\
-  -v "$PWD/{path}:/models/cvt/1" tensorflow/serving
-```""",
-    "LiteRT": """LiteRT, `{path}`, an image of 0-255 a call, float32 (1, {size}, 3):
-
-```python
-from ai_edge_litert.interpreter import Interpreter
-
-run = Interpreter("{path}").get_signature_runner()
-scores = run(images=images)["outputs"]
-```""",
-    "ONNX": """ONNX Runtime, `{path}`, images of 0-255, float32 (N, {size}, 3):
-
-```python
-import onnxruntime
-
-session = onnxruntime.InferenceSession("{path}")
-(scores,) = session.run(["outputs"], {{"images": images}})
-```""",
-}
-
-_PYTORCH = """PyTorch, with transformers:
-
-```python
-from transformers import AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained("{repo_id}")
-```"""
-
-_QUICK_GELU = """transformers runs CvT with the exact GELU, this model is QuickGELU:
-without this replacement its outputs differ.
-
-```python
-from transformers.activations import QuickGELUActivation
-from transformers.models.cvt.modeling_cvt import CvtIntermediate
-
-for module in model.modules():
-    if isinstance(module, CvtIntermediate):
-        module.activation = QuickGELUActivation()
-```"""
-
-
-def _artefacts(rows, reference_difference):
-    lines = [
-        "## Files",
-        "",
-        "| file | what | MB | ms an image | largest difference from the Keras model | "
-        "same best class |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+def _files(rows, reference_difference):
+    lines = []
     for row in rows:
         speed = "" if row.milliseconds is None else f"{row.milliseconds:.1f}"
         agrees = "not compared" if row.difference is None else f"{row.difference:.1e}"
@@ -324,75 +282,45 @@ def _artefacts(rows, reference_difference):
             f"| `{_plain(row.path)}` | {_plain(row.format)} | {row.bytes / 1e6:.1f} | "
             f"{speed} | {agrees} | {share} |"
         )
-    lines += ["", "`SHA256SUMS` holds the hash of every file."]
+    parts = [_text("files", rows="\n".join(lines))]
     if reference_difference is not None:
-        lines.append(
-            "The Keras model's logits differ from the reference implementation's by "
-            f"at most {reference_difference:.1e}."
-        )
-    return "\n".join(lines)
+        parts.append(_text("reference", difference=reference_difference))
+    return "\n".join(parts)
 
 
 def _evaluation(about):
-    if not about.evaluations:
-        return ""
-    lines = [
-        "## Evaluation",
-        "",
-        "| data set | split | metric | value | source |",
-        "|---|---|---|---:|---|",
-    ]
-    lines += [
+    rows = [
         f"| {_plain(e.dataset)} | {_plain(e.split)} | {_plain(e.metric)} | "
         f"{e.value:g} | {_plain(e.source) or 'the owner of this repository'} |"
         for e in about.evaluations
     ]
-    return "\n".join(lines)
+    return _text("evaluation", rows="\n".join(rows)) if rows else ""
 
 
-def _licence(about):
-    published = about.base_model and zoo.find_repo(about.base_model)
-    lines = ["## Training data and licence", ""]
-    if about.datasets:
-        lines.append(f"Trained on {', '.join(map(_plain, about.datasets))}.")
+def _terms(about):
     licence = _license(about)
-    lines.append(
-        f"These weights: {licence}."
-        if licence
-        else "The owner of this repository has not stated a licence for these weights."
-    )
-    lines.append(
-        "The architecture's official code is MIT, Copyright (c) Microsoft Corporation."
-    )
-    if published:
-        lines.append(
-            f"The weights that they come from are tagged {zoo.LICENSE} on the Hub and "
-            "were trained on ImageNet, whose terms allow non-commercial research only."
-        )
+    lines = [_text("terms")]
+    if about.datasets:
+        lines.append(_text("datasets", names=", ".join(map(_plain, about.datasets))))
+    lines.append(_text("licence" if licence else "no_licence", name=licence))
+    lines.append(_text("code_licence"))
+    if about.base_model and zoo.find_repo(about.base_model):
+        lines.append(_text("published", licence=zoo.LICENSE))
     return "\n".join(lines)
 
 
-def _limits(model, transformers):
-    lines = ["## Limits", ""]
-    if model.output.shape[-1] == 1000:
-        lines.append(
-            "- The heads of 22,000 classes were never released: 22k in a name means "
-            "pre-training on ImageNet-22k."
-        )
-    if not transformers:
-        lines.append("- transformers has no such network and cannot open this model.")
-    elif model.cvt_config.activation != "gelu":
-        lines.append(
-            "- transformers runs CvT with the exact GELU; see above for QuickGELU."
-        )
-    lines.append(
-        "- The classes are all it knows: any other image gets one of them, sometimes "
-        "with a high score."
-    )
-    return "\n".join(lines)
+def _limits(description):
+    names = ["limits"]
+    if description.classes == 1000:
+        names.append("limit_22k")
+    if transformers_format.obstacles(description.config):
+        names.append("limit_transformers")
+    elif description.config.activation != "gelu":
+        names.append("limit_quick_gelu")
+    return "\n".join(map(_text, [*names, "limit_classes"]))
 
 
 def _plain(text):
-    """Keep a table's cell one cell, and the marks where they are."""
+    """Keep text inside its table cell, and free of marks."""
     text = " ".join(str(text).split())
     return text.replace("|", "\\|").replace("<", "&lt;")

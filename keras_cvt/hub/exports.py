@@ -1,4 +1,4 @@
-"""Exported files of a page, each run in its own runtime before it counts."""
+"""Exported files of a repository, each verified in its own runtime."""
 
 import json
 import os
@@ -10,48 +10,35 @@ from pathlib import Path
 import numpy as np
 
 from keras_cvt import conversion, deploy
-from keras_cvt.deploy.processes import export_elsewhere
-from keras_cvt.hub.folder import ARTEFACTS, Artefact
+from keras_cvt._utils import files
+from keras_cvt.deploy import formats
+from keras_cvt.deploy.file_format import Variant
+from keras_cvt.hub.card import Artefact
+from keras_cvt.hub.folder import ARTEFACTS
 from keras_cvt.models import CvTModel
 
-_EXPORTS = (
-    "saved_model",
-    "litert",
-    "litert_float16",
-    "litert_dynamic_int8",
-    "litert_int8",
-    "onnx",
-    "openvino",
-)
-# Name -> format and quantization of `keras_cvt.deploy.export`, and the file's name.
-FILES = {
-    **{name: deploy.FORMATS[name] for name in _EXPORTS},
-    # A pair of files.
-    "openvino": ("openvino", None, "openvino/model.xml"),
-}
-
-# As the card calls them.
-_NAMES = {
-    "tf_saved_model": "SavedModel",
-    "litert": "LiteRT",
-    "onnx": "ONNX",
-    "openvino": "OpenVINO",
-}
-
-# More representative images than that are not compared: every file runs them all.
-_COMPARED = 64
+# Every file is run on all of the images, so more of them are left out.
+_MAX_COMPARED = 64
 
 
-def check_names(names: Sequence[str], images_given: bool) -> None:
-    """Raise ValueError unless every name is an export and int8 has its images."""
-    unknown = sorted(set(names) - set(FILES))
-    if unknown:
-        raise ValueError(f"Expected exports of {list(FILES)}. Received: {unknown}")
-    if "litert_int8" in names and not images_given:
-        raise ValueError(
-            "'litert_int8' is calibrated on representative images; "
-            "'litert_dynamic_int8' needs none. Received: no images"
-        )
+def find_variants(names: Sequence[str], images_given: bool) -> list[Variant]:
+    """Return what to export.
+
+    Args:
+        names: See `write_artefacts`.
+        images_given: Whether there are representative images.
+
+    Raises:
+        ValueError: If a name is unknown, or images are needed and not given.
+    """
+    variants = [formats.find_variant(name) for name in names]
+    for variant in variants:
+        if variant.needs_images and not images_given:
+            raise ValueError(
+                f"Expected representative images to calibrate {variant.name!r}. "
+                "Received: no images"
+            )
+    return variants
 
 
 def write_artefacts(
@@ -59,90 +46,103 @@ def write_artefacts(
     folder: str | os.PathLike,
     names: Sequence[str],
     *,
-    labels: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     source: str | None = None,
     representative_images: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Export a model as files for `push(artefacts=folder)`, and verify each.
 
     Args:
         model: A classifier, on the TensorFlow backend.
-        folder: Where the files go: empty, new, or of an earlier call, which is
-            removed.
-        names: Of `"saved_model"`, `"litert"`, `"litert_float16"`,
-            `"litert_dynamic_int8"`, `"litert_int8"`, `"onnx"` and `"openvino"`, with
-            the extras of `keras_cvt.deploy`.
-        labels: The classes' names, in the order of the outputs; None means
-            `model.labels`, or ImageNet's for 1000 classes.
-        source: What the files' metadata says of the weights' origin.
-        representative_images: Such as the model takes, (N, H, W, C): `"litert_int8"`
-            is calibrated on them, and the files are compared with the model on them
-            instead of made-up ones.
+        folder: Where the files go. It must be empty, new, or written by an earlier
+            call, whose files are removed.
+        names: Formats as `keras_cvt.deploy.export` takes them, such as
+            `"saved_model"`, `"litert"`, `"litert_int8"`, `"onnx"` and `"openvino"`.
+        class_names: The class names, in the order of the outputs. Defaults to
+            `None`: `model.class_names`, or those of ImageNet for 1000 classes.
+        source: Origin of the weights, for the metadata of the files. Defaults to
+            `None`: `model.source_weights`.
+        representative_images: Images as the model takes them, (N, H, W, C).
+            `"litert_int8"` is calibrated on them, and the files are compared with the
+            model on them. Defaults to `None`: the comparison uses synthetic images.
+        labels: The name of `class_names` in version 0.1.0.
 
     Raises:
-        ComparisonError: If a file computes something else in its runtime; the files
+        ComparisonError: If a file computes something else than the model. The files
             stay.
-        FileExistsError: If the folder holds something else than an earlier call's.
+        FileExistsError: If the folder holds anything that an earlier call did not
+            write.
         ImportError: If a converter or runtime is missing.
-        ValueError: If a name is unknown, int8 has no images or the Keras backend
+        ValueError: If a name is unknown, int8 has no images, or the Keras backend
             cannot export.
+
+    Example:
+        >>> keras_cvt.hub.write_artefacts(model, "exports", ["saved_model", "onnx"])
+        >>> keras_cvt.hub.push(model, "me/flowers", artefacts="exports")
     """
-    check_names(names, representative_images is not None)
+    variants = find_variants(names, representative_images is not None)
+    class_names = labels if class_names is None else class_names
     folder = Path(folder)
     if (folder / ARTEFACTS).is_file():
-        # Or the files of an earlier choice would come along.
+        # Files of an earlier choice must not stay among the new ones.
         shutil.rmtree(folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(
             f"Expected an empty folder, or one with {ARTEFACTS} of an earlier call. "
             f"Received: folder={str(folder)!r}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    # First, so that a call after a failure knows the folder.
-    (folder / ARTEFACTS).write_text("[]")
-    with tempfile.TemporaryDirectory() as scratch:
-        model_file = Path(scratch) / "model.keras"
+    # Written first, so that a call after a failure recognises the folder.
+    files.write_text(folder / ARTEFACTS, "[]")
+    with tempfile.TemporaryDirectory() as temporary:
+        model_file = Path(temporary) / "model.keras"
         model.save(model_file)
-        made = [
-            _export(
-                name, model, model_file, folder, labels, source, representative_images
+        written = []
+        for variant in variants:
+            path = folder / _place(variant)
+            deploy.export_in_subprocess(
+                model_file,
+                path,
+                variant.name,
+                None,
+                representative_images if variant.needs_images else None,
+                class_names=None if class_names is None else list(class_names),
+                source_weights=source,
             )
-            for name in names
-        ]
-    (folder / ARTEFACTS).write_text(json.dumps([vars(artefact) for artefact in made]))
+            result = _verify(model, path, representative_images)
+            written.append(
+                Artefact(
+                    _place(variant),
+                    variant.title,
+                    result.max_difference,
+                    1000 / result.images_per_second,
+                    result.top1_agreement,
+                )
+            )
+    described = [vars(artefact) for artefact in written]
+    files.write_text(folder / ARTEFACTS, json.dumps(described))
 
 
-def _export(name, model, model_file, folder, labels, source, images):
-    """Export one file and compare it with its model."""
-    format_, quantization, filename = FILES[name]
-    path = folder / filename
-    path.parent.mkdir(parents=True, exist_ok=True)
-    export_elsewhere(
-        model_file,
-        path,
-        images if quantization == "int8" else None,
-        format=format_,
-        quantization=quantization,
-        labels=None if labels is None else list(labels),
-        source_weights=source,
-    )
+def _place(variant):
+    """Return the file's name in the folder; several files get a folder of their own."""
+    name = variant.file_name
+    return f"{variant.name}/{name}" if variant.format.companions else name
+
+
+def _verify(model, path, images):
+    """Compare an exported file with its model."""
     if images is None:
-        height, width = deploy.read_metadata(path)["input"]["image_size"]
-        default = model.eval_transform.image_size
-        images = deploy.made_up_images(
-            height or default[0], width or default[1], model.input.shape[-1]
+        description = model.description
+        sizes = (
+            deploy.read_metadata(path)["input"]["image_size"],
+            description.eval_transform.image_size,
         )
-    result = deploy.verify(model, path, images[:_COMPARED])
+        height, width = (own or default for own, default in zip(*sizes, strict=True))
+        images = deploy.made_up_images(height, width, description.channels)
+    result = deploy.verify(model, path, images[:_MAX_COMPARED])
     if not result.passed:
         raise conversion.ComparisonError(
             f"{path} computes something else than the model: expected "
             f"{result.tolerance}.\n{result}"
         )
-    kind = _NAMES[format_]
-    return Artefact(
-        filename,
-        kind if quantization is None else f"{kind}, {quantization}",
-        result.max_difference,
-        1000 / result.images_per_second,
-        result.top1_agreement,
-    )
+    return result

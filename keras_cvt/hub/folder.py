@@ -1,62 +1,31 @@
-"""The folder that a push uploads: complete, verified, hashed."""
+"""The folder that a push uploads: complete, verified, with hashes."""
 
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from keras_cvt import (
-    builders,
-    conversion,
-    files,
-    image_processors,
-    repository,
-    validation,
-)
-from keras_cvt.checkpoints import layouts, readers, save_checkpoint
-from keras_cvt.checkpoints.assign import assign, extract
-from keras_cvt.hub import card
+from keras_cvt import conversion
+from keras_cvt._utils import files
+from keras_cvt.checkpoints import load_checkpoint, saving, sources, transformers_format
+from keras_cvt.deploy import formats
+from keras_cvt.description import ACTIVATIONS
+from keras_cvt.hub import card, loading
+from keras_cvt.hub.card import Artefact
 from keras_cvt.models import CvTModel
+from keras_cvt.repository import integrity
 
 WEIGHTS = ("model.safetensors", "model.weights.h5")
 VERIFICATION = "verification.json"
-# An export program may describe its files here; see `Artefact`.
+# An export program may describe its files here; see `card.Artefact`.
 ARTEFACTS = "artefacts.json"
-# While a folder is written: the names of what comes into it.
+# While a folder is written: the names of the files that will be in it.
 _PLAN = f"{files.TEMPORARY}repository/plan.json"
-# What a folder of artefacts may not replace.
-_OWN_FILES = {
-    "README.md",
-    "config.json",
-    image_processors.FILE,
-    VERIFICATION,
-    *WEIGHTS,
-}
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """An exported model: a file or folder, and how it compared.
-
-    Attributes:
-        path: Its name in the folder.
-        format: What it is, for people.
-        difference: Largest difference of any output from the Keras model's.
-        milliseconds: For one image, where it was measured.
-        agreement: Share of images whose best class is the Keras model's.
-    """
-
-    path: str
-    format: str
-    difference: float | None = None
-    milliseconds: float | None = None
-    agreement: float | None = None
+# Names that a folder of artefacts must not use.
+_OURS = {"README.md", "config.json", transformers_format.FILE, VERIFICATION, *WEIGHTS}
 
 
 def write_folder(
@@ -64,64 +33,70 @@ def write_folder(
     folder: str | os.PathLike,
     *,
     repo_id: str,
-    labels: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     artefacts: str | os.PathLike | None = None,
     about: card.About | None = None,
     reference_difference: float | None = None,
     tolerance: float = 1e-4,
+    labels: Sequence[str] | None = None,
 ) -> float:
-    """Write everything that a repository holds, and prove it.
+    """Write all files of a repository, and verify them.
 
-    `config.json`, `model.safetensors` and `preprocessor_config.json` are
-    transformers'; a network that transformers cannot express has them under the
-    official names, with a `model_type` that transformers refuses.
+    `config.json`, `model.safetensors` and `preprocessor_config.json` are those of
+    transformers. If transformers does not have the network, the weights have their
+    official names, and transformers refuses the `model_type` of `config.json`.
 
     Args:
-        model: A classifier of `keras_cvt`.
-        folder: Where to write: empty, new, or of an earlier call, whose files are
-            replaced.
-        repo_id: What the card calls it, such as `"org/repo"`.
-        labels: The classes' names, in the order of the outputs; None means
-            `model.labels`.
+        model: A classifier of `keras_cvt` that ends in a softmax, a sigmoid or its
+            logits.
+        folder: Where to write. It must be empty, new, or written by an earlier call,
+            whose files are replaced.
+        repo_id: What the card calls the repository, such as `"org/repo"`.
+        class_names: The class names, in the order of the outputs. Defaults to
+            `None`: `model.class_names`.
         artefacts: A folder of exported files (a SavedModel, `.tflite`, `.onnx`) to
-            take along; `artefacts.json` in it, a list of `Artefact`'s fields, tells
-            how they compared.
-        about: What the card says beside what the model itself tells.
-        reference_difference: How the model compared with a reference, if it did.
-        tolerance: Largest allowed difference of any logit of what was written.
+            add. Its `artefacts.json`, a list of the fields of `Artefact`, says how
+            they compared. Defaults to `None`.
+        about: Facts for the card that the model does not know. Defaults to `None`.
+        reference_difference: Largest difference of the model from a reference.
+            Defaults to `None`: there was no reference.
+        tolerance: Largest allowed difference of any logit of the written files.
+            Defaults to `1e-4`.
+        labels: The name of `class_names` in version 0.1.0.
 
     Returns:
-        The largest difference of what was written, loaded again.
+        The largest difference between the logits of the model and of the written
+        files, loaded again.
 
     Raises:
-        ValueError: If the model is no classifier, or a label or file is wrong.
-        ComparisonError: If what was written computes something else.
+        ValueError: If the model is not such a classifier, or a class name or file is
+            not valid.
+        ComparisonError: If the written files compute something else.
         FileExistsError: If the folder holds files that no earlier call wrote.
-        OSError: If it cannot be written.
+        OSError: If a file cannot be written.
+
+    Example:
+        >>> keras_cvt.hub.write_folder(model, "page", repo_id="me/flowers")
+        >>> keras_cvt.hub.upload_folder("page", "me/flowers")
     """
     folder = Path(folder)
-    settings = _settings(model)
-    if labels is None:
-        labels = model.labels
-    else:
-        labels = validation.check_labels(labels, model.output.shape[-1])
+    description = _describe(model)
+    class_names = labels if class_names is None else class_names
+    if class_names is not None:
+        description = description.replace(class_names=class_names)
     folder.mkdir(parents=True, exist_ok=True)
     _clear(folder)
-    exported = [] if artefacts is None else _exported(Path(artefacts))
-    planned = sorted({*_OWN_FILES, *exported})
-    # A call after a kill knows by it what is ours.
+    source = Path(artefacts or folder)
+    exported, listed = ([], []) if artefacts is None else _exported(source)
+    planned = sorted({*_OURS, *exported})
+    # After a kill, the next call knows by the plan which files are ours.
     (folder / _PLAN).parent.mkdir()
     files.write_json(folder / _PLAN, {"names": planned})
-    listed = [] if artefacts is None else _take_along(Path(artefacts), exported, folder)
-    for_transformers = runs_in_transformers(model)
-    _write_weights(model, folder, "transformers" if for_transformers else "official")
-    files.write_json(
-        folder / "config.json", _config(model, settings, labels, for_transformers)
-    )
-    processor = image_processors.to_transformers(settings.eval_transform)
-    # Of other models nobody knows how their images are normalised.
-    if processor and settings.include_preprocessing:
-        files.write_json(folder / image_processors.FILE, processor)
+    for name in exported:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+    saving.write_described(model, folder, description)
+    files.write_whole(folder / WEIGHTS[1], model.save_weights)
     differences = _verify(model, folder, tolerance)
     written = [
         Artefact("model.safetensors", "weights, PyTorch", differences[WEIGHTS[0]]),
@@ -140,170 +115,100 @@ def write_folder(
         },
     )
     text = card.render(
-        model,
+        description,
         repo_id=repo_id,
         about=about or card.About(),
         rows=[_row(folder, artefact) for artefact in written],
-        transformers=for_transformers,
         reference_difference=reference_difference,
-        labels=labels,
     )
     files.write_text(folder / "README.md", text)
-    # Only what was written: a file that came to lie here meanwhile is not published.
+    # Only planned files: a file that somebody else put here is not published.
     ours = [name for name in planned if (folder / name).is_file()]
-    repository.write_sums(folder, ours)
+    integrity.write_sums(folder, ours)
     shutil.rmtree((folder / _PLAN).parent)
     return max(differences.values())
 
 
-def _clear(folder):
-    """Remove what an earlier call left, finished or killed; refuse anything else."""
-    sums = folder / repository.SUMS
-    ours = set(repository.read_sums(sums if sums.is_file() else None))
-    if VERIFICATION not in ours:
-        ours = set()
-    if (folder / _PLAN).is_file():
-        ours |= set(json.loads((folder / _PLAN).read_text(encoding="utf-8"))["names"])
-    found = [
-        name
-        for name in repository.names(folder)
-        if not name.startswith(files.TEMPORARY)
-    ]
-    strangers = [name for name in found if name not in ours]
-    if strangers or (sums.is_file() and not ours):
-        raise FileExistsError(
-            f"Expected an empty folder, or one of an earlier call. Received: {folder} "
-            f"with {(strangers or [repository.SUMS])[:10]}"
-        )
-    for name in found:
-        (folder / name).unlink()
-    sums.unlink(missing_ok=True)
-    # The plan at last, since it says whose the others were.
-    for left_over in folder.glob(files.TEMPORARY + "*"):
-        shutil.rmtree(left_over)
-
-
-def runs_in_transformers(model: CvTModel) -> bool:
-    """Return whether transformers has this network, apart from its activation."""
-    config = model.cvt_config
-    try:
-        config.to_transformers(classes=0)
-    except ValueError:
-        return False
-    return {stage.projection for stage in config.stages} == {"dw_bn"}
-
-
-def _settings(model):
-    if not isinstance(model, CvTModel):
+def _describe(model):
+    saving.check_model(model)
+    description = model.description
+    if not description.is_classifier or description.activation not in ACTIVATIONS:
         raise ValueError(
-            "Expected a model of keras_cvt. "
-            f"Received: model={model!r} of type {type(model).__name__}"
+            "Expected a classifier, which ends in its head with an activation of "
+            f"{ACTIVATIONS}. Received: outputs={description.outputs!r}, "
+            f"activation={description.activation!r}"
         )
-    head = model.layers[-1]
-    if head.name != "head" or not isinstance(head, keras.layers.Dense):
-        raise ValueError(
-            "Expected a classifier, which ends in its head. "
-            f"Received: a model that ends in {head.name!r}"
-        )
-    activation = keras.activations.serialize(head.activation)
-    if activation not in repository.CLASSIFIER_ACTIVATIONS:
-        raise ValueError(
-            "Expected a classifier_activation of "
-            f"{repository.CLASSIFIER_ACTIVATIONS} or None. Received: {activation!r}"
-        )
-    settings = repository.Settings(
-        model.cvt_config,
-        model.eval_transform,
-        model.get_layer("preprocessing").normalize,
-        activation,
-        model.name,
-    )
-    # What `load` would refuse must not be pushed.
-    repository.read_settings({repository.CONFIG_KEY: settings.to_dict()})
-    return settings
-
-
-def _config(model, settings, labels, for_transformers):
-    classes, channels = model.output.shape[-1], model.input.shape[-1]
-    labels = labels or [f"LABEL_{i}" for i in range(classes)]
-    values = {"model_type": "keras_cvt", "num_channels": channels}
-    if for_transformers:
-        values = model.cvt_config.to_transformers(
-            classes, channels, settings.eval_transform.image_size[0]
-        )
-    return {
-        **values,
-        "id2label": {str(i): str(label) for i, label in enumerate(labels)},
-        "label2id": {str(label): i for i, label in enumerate(labels)},
-        repository.CONFIG_KEY: settings.to_dict(),
-    }
-
-
-def _write_weights(model, folder, layout):
-    with warnings.catch_warnings():
-        # The card says what the warning about the activation says.
-        warnings.filterwarnings("ignore", "transformers runs CvT with exact GELU")
-        save_checkpoint(model, folder / WEIGHTS[0], layout=layout)
-    files.write_whole(folder / WEIGHTS[1], model.save_weights)
+    return description
 
 
 def _verify(model, folder, tolerance):
-    """Load what was written into a fresh network, and compare the logits."""
-    channels = model.input.shape[-1]
+    """Load the written files as `hub.load` does, and compare them with the model.
 
-    def build():
-        return builders.CvT(
-            model.cvt_config,
-            classes=model.output.shape[-1],
-            input_shape=(None, None, channels),
-            include_preprocessing=False,
-            classifier_activation=None,
-        )
-
-    images = np.random.default_rng(0).standard_normal(
-        (2, *model.eval_transform.image_size, channels), dtype="float32"
-    )
-    original = build()
-    assign(original, extract(model))
-    expected = keras.ops.convert_to_numpy(original(images))
-    del original
+    One network takes both weight files, one after the other, each strictly. It cannot
+    be the model itself: there, an array that was never written would go unnoticed.
+    """
+    description = model.description
+    images = conversion.example_images(description)
+    expected = conversion.logits(model, images)
+    # With the same dtypes, so that only weights can make a difference.
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(model.stages[0].dtype_policy)
+    try:
+        network = loading.build(sources.resolve(folder))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    # An augmentation computes nothing here. Any other layer would be missing.
+    front = ", ".join(description.layers_in_front)
+    front = front and f" (with layers in front that are not written: {front})"
     differences = {}
     for name in WEIGHTS:
-        written = build()
-        # Not load_checkpoint, which warns of GELU in transformers' layout.
-        state, _ = layouts.to_official(readers.read_checkpoint(folder / name))
-        assign(written, state)
-        del state
-        logits = keras.ops.convert_to_numpy(written(images))
-        del written  # the largest network takes a gigabyte
+        if differences:
+            load_checkpoint(network, folder / name)
         differences[name] = conversion.compare(
-            logits, expected, tolerance, f"what {name} was written from"
+            conversion.logits(network, images),
+            expected,
+            tolerance,
+            f"the model that {name} was written from{front}",
         )
     return differences
 
 
+def _clear(folder):
+    """Remove the files of an earlier call, finished or killed; refuse any other."""
+    sums = folder / integrity.SUMS
+    ours = set(integrity.read_sums(sums if sums.is_file() else None))
+    if VERIFICATION not in ours:
+        ours = set()
+    if (folder / _PLAN).is_file():
+        ours |= set(json.loads((folder / _PLAN).read_text(encoding="utf-8"))["names"])
+    names = integrity.file_names(folder)
+    found = [name for name in names if not name.startswith(files.TEMPORARY)]
+    strangers = [name for name in found if name not in ours]
+    if strangers or (sums.is_file() and not ours):
+        raise FileExistsError(
+            f"Expected an empty folder, or one of an earlier call. Received: {folder} "
+            f"with {(strangers or [integrity.SUMS])[:10]}"
+        )
+    for name in found:
+        (folder / name).unlink()
+    sums.unlink(missing_ok=True)
+    # The plan goes last, because it says which of the other files are ours.
+    for left_over in folder.glob(files.TEMPORARY + "*"):
+        shutil.rmtree(left_over)
+
+
 def _exported(source):
-    """Return the names of the exported files of a folder."""
+    """Return the names of the exported files in a folder, and how they compared."""
     if not source.is_dir():
         raise FileNotFoundError(f"Expected a folder of artefacts. Received: {source}")
-    found = [name for name in repository.names(source) if name != ARTEFACTS]
-    # `names` leaves SHA256SUMS out.
-    replaced = sorted(_OWN_FILES & set(found))
+    # `file_names` leaves SHA256SUMS out.
+    found = [name for name in integrity.file_names(source) if name != ARTEFACTS]
+    replaced = sorted(_OURS & set(found))
     if replaced:
-        raise ValueError(f"A folder of artefacts may not hold {replaced}: {source}")
-    return found
-
-
-def _take_along(source, found, folder):
-    """Copy the exported files, and return what their program says of them."""
-    artefacts = _described(source, found)
-    for name in found:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, folder / name)
-    return artefacts
-
-
-def _described(source, found):
+        raise ValueError(
+            f"Expected a folder of artefacts without {sorted(_OURS)}. "
+            f"Received: {source} with {replaced}"
+        )
     described = []
     if (source / ARTEFACTS).is_file():
         try:
@@ -317,25 +222,32 @@ def _described(source, found):
     for artefact in described:
         if not any(f"{name}/".startswith(f"{artefact.path}/") for name in found):
             raise ValueError(
-                f"{ARTEFACTS} lists {artefact.path!r}, which is not there."
+                f"Expected the files that {ARTEFACTS} lists in {source}. "
+                f"Missing: {artefact.path!r}"
             )
     # A folder, such as a SavedModel, is one artefact.
     tops = dict.fromkeys(name.split("/")[0] for name in found)
     listed = {artefact.path.split("/")[0] for artefact in described}
-    formats = {".tflite": "LiteRT", ".onnx": "ONNX", ".keras": "Keras"}
-    return described + [
-        Artefact(
-            top,
-            "SavedModel"
-            if f"{top}/saved_model.pb" in found
-            else formats.get(Path(top).suffix, "file"),
-        )
-        for top in tops
-        if top not in listed
+    return found, described + [
+        Artefact(top, _title(source / top)) for top in tops if top not in listed
     ]
+
+
+def _title(path):
+    exported = _format_of(path)
+    if exported is not None:
+        return exported.title
+    return "Keras" if path.suffix == ".keras" else "file"
+
+
+def _format_of(path):
+    known = formats.FORMATS.values()
+    return next((f for f in known if f.recognises(path)), None)
 
 
 def _row(folder, artefact):
     path = folder / artefact.path
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return card.Row(**vars(artefact), bytes=sum(p.stat().st_size for p in files))
+    exported = _format_of(path)
+    found = exported.files(path) if exported else (path, *path.rglob("*"))
+    size = sum(file.stat().st_size for file in found if file.is_file())
+    return card.Row(**vars(artefact), bytes=size)

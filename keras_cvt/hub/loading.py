@@ -1,63 +1,99 @@
-"""A model from the Hub: its configuration and weights, and nothing that runs."""
+"""Load a model from the Hub: its configuration and weights, never any code."""
 
-from keras_cvt import builders, hub_files, weights, zoo
-from keras_cvt.checkpoints import CheckpointError
+from keras_cvt import builders, zoo
+from keras_cvt.checkpoints import CheckpointError, sources, transformers_format
 from keras_cvt.models import CvTModel
-from keras_cvt.preprocessing.predictions import imagenet_labels
+from keras_cvt.preprocessing.predictions import imagenet_class_names
+from keras_cvt.repository import client
 
 
 def load(repo_id: str, revision: str | None = None) -> CvTModel:
-    """Return the classifier of a Hub repository, of any image size.
+    """Load the classifier of a Hub repository.
 
-    Only `config.json`, the weights and their recorded hashes are read: never a
-    SavedModel or a `.keras` file, which could hold code.
+    Only `config.json`, the weights and their recorded hashes are read. A SavedModel or
+    a `.keras` file could hold code and is never opened.
 
     Args:
-        repo_id: Such as `"org/repo"`. What `keras_cvt.hub.push` wrote comes back as
-            it was; any other CvT of transformers, the published ones too, as a
-            classifier of RGB images of 0-255 with a softmax.
-        revision: Branch, tag or commit; None is the main branch, or what is recorded
-            of the published weights.
+        repo_id: `"org/repo"` or `"hf://org/repo"`, also with `@revision`.
+        revision: Branch, tag or commit, if `repo_id` does not name it. Defaults to
+            `None`: the main branch, or the recorded commit of published weights.
+
+    Returns:
+        The model, for images of any size. A model that `keras_cvt.hub.push` wrote is
+        what it was. Any other CvT of transformers becomes a classifier that takes RGB
+        images of 0-255 and ends in a softmax.
 
     Raises:
-        ValueError: If `repo_id` is no model repository's name.
-        CheckpointError: If it holds no CvT, or a file has not its recorded hash.
+        ValueError: If `repo_id` is not the name of a model repository, or two
+            revisions are given.
+        CheckpointError: If the repository does not hold a CvT, or a file does not
+            match its recorded hash.
         FileNotFoundError: If the repository does not exist.
         OSError: If the Hub cannot be reached and nothing is cached.
+
+    Example:
+        >>> model = keras_cvt.hub.load("microsoft/cvt-13")
     """
-    checkpoint = _read(repo_id, revision)
+    name, revision = _split(repo_id, revision)
+    address = client.SCHEME + "@".join(filter(None, (name, revision)))
+    return build(sources.resolve(address))
+
+
+def build(checkpoint: sources.Checkpoint) -> CvTModel:
+    """Build the classifier that a repository or its folder describes.
+
+    Raises:
+        CheckpointError: If there is no configuration or no head.
+    """
     if checkpoint.config is None or checkpoint.classes is None:
         raise CheckpointError(
-            f"Expected the configuration and weights of a classifier in {repo_id}; "
-            "build another model yourself and pass weights='hf://org/repo'."
+            "Expected the configuration and weights of a classifier. For any other "
+            "model, build it and pass weights=. "
+            f"Received: {checkpoint.source}"
         )
-    settings = checkpoint.settings
-    if settings is None:
-        return builders.CvT(
-            checkpoint.config, weights=checkpoint, classes=checkpoint.classes
-        )
-    return builders.CvT(
-        checkpoint.config,
-        weights=checkpoint,
-        classes=checkpoint.classes,
-        input_shape=(None, None, checkpoint.channels),
-        classifier_activation=settings.classifier_activation,
-        include_preprocessing=settings.include_preprocessing,
-        name=settings.name,
-    )
+    arguments = {"config": checkpoint.config, "classes": checkpoint.classes}
+    if checkpoint.description is not None:
+        arguments = checkpoint.description.builder_arguments()
+    return builders.CvT(**arguments, weights=checkpoint)
+
+
+def load_class_names(
+    repo_id: str, revision: str | None = None
+) -> tuple[str, ...] | None:
+    """Return the class names of a Hub repository without loading its weights.
+
+    The arguments and errors are those of `load`. Only `config.json` is read: neither
+    hashes nor the number of classes of the weights are compared.
+
+    Returns:
+        The names in the order of the outputs, or None if the repository has none.
+
+    Example:
+        >>> keras_cvt.hub.load_class_names("microsoft/cvt-13")[0]
+        'tench'
+    """
+    name, revision = _split(repo_id, revision)
+    if zoo.find_repo(name) is not None:
+        return tuple(imagenet_class_names())
+    path = client.download_optional(name, "config.json", revision)
+    if path is None:
+        return None
+    json_config = transformers_format.read_json(path)
+    names = json_config.get("id2label")
+    classes = len(names) if isinstance(names, dict) else None
+    return transformers_format.read_class_names(json_config, classes, name)
 
 
 def load_labels(repo_id: str, revision: str | None = None) -> tuple[str, ...]:
-    """Return the names of a repository's classes, in the order of the outputs.
-
-    Raises:
-        ValueError: As `load`, like the errors that follow.
-        OSError: If the Hub cannot be reached and nothing is cached.
-    """
-    if zoo.find_repo(repo_id.removeprefix(hub_files.SCHEME)):
-        return tuple(imagenet_labels())
-    return _read(repo_id, revision).labels
+    """Return `load_class_names` under its name of version 0.1.0, or () for None."""
+    return load_class_names(repo_id, revision) or ()
 
 
-def _read(repo_id, revision):
-    return weights.from_repository(repo_id.removeprefix(hub_files.SCHEME), revision)
+def _split(repo_id, revision):
+    name, own = client.split_revision(repo_id)
+    if own is not None and revision is not None:
+        raise ValueError(
+            "Expected one revision, in `repo_id` or in `revision`. "
+            f"Received: repo_id={repo_id!r}, revision={revision!r}"
+        )
+    return name, own or revision

@@ -1,4 +1,4 @@
-"""The second road whole: from a checkpoint to a verified folder and its page."""
+"""Release a checkpoint: from any layout to a verified repository on the Hub."""
 
 import hashlib
 import json
@@ -8,39 +8,43 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from keras_cvt import conversion, files, repository, zoo
+from keras_cvt import conversion, zoo
+from keras_cvt._utils import files
 from keras_cvt.config import CvTConfig
-from keras_cvt.hub import card, peers
-from keras_cvt.hub.exports import check_names, write_artefacts
+from keras_cvt.hub import card
+from keras_cvt.hub.exports import find_variants, write_artefacts
 from keras_cvt.hub.folder import write_folder
+from keras_cvt.hub.transformers_reference import transformers_logits
 from keras_cvt.hub.upload import upload_folder
 from keras_cvt.preprocessing import preprocess_input
+from keras_cvt.repository import integrity
 
 logger = logging.getLogger(__name__)
 
-# Calibration gains nothing from more, and they are in memory together.
-_REPRESENTATIVE = 256
+# More images would not improve the calibration, and all of them are in memory.
+_MAX_REPRESENTATIVE = 256
 
-# Of another program's logits on another library's kernels.
-_PEER_TOLERANCE = 1e-4
+# For logits that another program computes with another library.
+_TRANSFORMERS_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Release:
-    """What became of one checkpoint, as far as it got.
+    """The result of the release of one checkpoint.
 
     Attributes:
-        checkpoint: Its name.
-        repo_id: Where it goes.
-        folder: What was or will be uploaded.
+        checkpoint: The name of the checkpoint.
+        repo_id: The repository on the Hub.
+        folder: The folder that was or will be uploaded.
         reference: What its logits were compared with, or `""`.
-        reference_difference: The largest difference from that.
-        written_difference: The largest difference of what was written.
-        artefacts: Exported files.
-        commit: The commit on the Hub, or None.
+        reference_difference: Largest difference from these logits.
+        written_difference: Largest difference of the written files; see
+            `write_folder`.
+        artefacts: Names of the exported formats.
+        commit: The commit on the Hub, or None if it is not pushed.
         error: Why it stopped, or `""`.
-        inputs: SHA-256 of the checkpoint, reference and images and of all arguments
-            that shape the folder, or `""`.
+        inputs: SHA-256 over the content of the checkpoint, reference and images, and
+            over all arguments that shape the folder, or `""`.
     """
 
     checkpoint: str
@@ -73,76 +77,70 @@ def release(
 ) -> Release:
     """Convert, compare, export, verify, describe and push a checkpoint.
 
-    A verified folder leaves a record beside it: called again with the same
-    arguments and the same content of the files that they name, only what is left is
-    done, such as the push. Anything else, or a changed folder, starts anew.
+    A verified folder gets a record beside it, `<folder>.json`. A second call with the
+    same arguments and the same content of the files that they name does only what is
+    left, such as the push. After any other change everything is done again.
 
     Args:
-        checkpoint: As `keras_cvt.conversion.convert`, like the arguments that follow
-            `folder`.
-        repo_id: Such as `"org/repo"`.
-        folder: Where the repository's files are put together, and stay.
-        config: The network, if it does not come with the checkpoint.
-        activation: Against what the checkpoint's origin tells.
-        reference: An `.npz` file of another implementation's outputs; without one,
-            transformers computes them where it is installed.
-        tolerance: Largest allowed difference of a logit from `reference`.
-        about: What the card says; None tells what is known of published weights.
-        exports: Files to take along; see `write_artefacts`.
-        representative: Image files, made as the weights were evaluated; see
-            `write_artefacts`. Of many, 256 are taken evenly.
-        dry_run: Whether to stop before the push.
-        private: Whether a repository that is made is private.
-        token: Of the Hub.
+        checkpoint: See `keras_cvt.conversion.convert`, also for `config`,
+            `activation` and `tolerance`.
+        repo_id: The repository, such as `"org/repo"`.
+        folder: Where the files of the repository are written. They stay there.
+        config: The network, if it does not come with the checkpoint. Defaults to
+            `None`.
+        activation: Activation of the network. Defaults to `None`: what the origin of
+            the checkpoint says.
+        reference: An `.npz` file with the outputs of another implementation. Defaults
+            to `None`: transformers computes them if it is installed.
+        tolerance: Largest allowed difference of a logit from `reference`. Defaults to
+            `2e-5`.
+        about: Facts for the card. Defaults to `None`: what is known of published
+            weights.
+        exports: Formats to export; see `write_artefacts`.
+        representative: Image files, for the representative images of
+            `write_artefacts`. If there are many, 256 are taken evenly.
+        dry_run: Whether to stop before the push. Defaults to `False`.
+        private: Whether a new repository is private. Defaults to `True`.
+        token: A token of the Hub. Defaults to `None`; see `push`.
+
+    Returns:
+        What was done and how it compared.
 
     Raises:
-        ComparisonError: If an output differs: nothing is pushed, the files stay.
+        ComparisonError: If an output differs. Nothing is pushed; the files stay.
         ImportError: If an export needs a package that is missing.
         CheckpointError: If the checkpoint cannot be read or does not fit.
-        OSError: If it cannot be written or pushed.
+        OSError: If a file cannot be written or pushed.
         ValueError: If an export is unknown, or int8 has no images.
+
+    Example:
+        >>> keras_cvt.hub.release("cvt13/imagenet", "me/cvt-13", "page", dry_run=True)
     """
-    check_names(exports, bool(representative))
+    variants = find_variants(exports, bool(representative))
     folder = Path(folder)
     record = folder.with_name(folder.name + ".json")
-    inputs = _inputs(
+    names = tuple(variant.name for variant in variants)
+    inputs = _hash_inputs(
         (checkpoint, reference, *representative),
         config=config and config.to_dict(),
         activation=activation,
         tolerance=tolerance,
         about=about and asdict(about),
-        exports=list(exports),
+        exports=names,
     )
-    done = _recorded(record, folder, str(checkpoint), repo_id, inputs)
+    wanted = Release(
+        str(checkpoint), repo_id, str(folder), artefacts=names, inputs=inputs
+    )
+    done = _read_record(record, wanted)
     if done is None:
-        # From now on the folder is no longer what an earlier record says.
+        # From now on the folder is not what an earlier record says.
         record.unlink(missing_ok=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        model, compared = _compared(
+        converted = conversion.load(
             checkpoint, config, activation, reference, tolerance
         )
-        published = _published(checkpoint)
-        if published is not None:
-            about = about or _about(published)
-        artefacts = folder.with_name(folder.name + "-artefacts") if exports else None
-        if exports:
-            write_artefacts(
-                model,
-                artefacts,
-                exports,
-                source=str(checkpoint),
-                representative_images=_images(representative, model),
-            )
-        written = write_folder(
-            model,
-            folder,
-            repo_id=repo_id,
-            artefacts=artefacts,
-            about=about,
-            reference_difference=compared[1],
-        )
-        target = str(checkpoint), repo_id, str(folder)
-        done = Release(*target, *compared, written, tuple(exports), inputs=inputs)
+        name = Path(reference).name if reference is not None else ""
+        page = _Page(replace(wanted, reference=name), converted, about, representative)
+        done = page.write()
         files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
@@ -150,6 +148,90 @@ def release(
     done = replace(done, commit=report.commit)
     files.write_json(record, asdict(done))
     return done
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The repository of a converted checkpoint, before it is written.
+
+    Attributes:
+        wanted: The release without its results.
+        converted: The classifier and how it compared.
+        about: Facts for the card, or None.
+        representative: Paths of image files.
+    """
+
+    wanted: Release
+    converted: conversion.Converted
+    about: card.About | None
+    representative: Sequence[str | os.PathLike]
+
+    def write(self) -> Release:
+        """Write the folder, and return the release with its results."""
+        model, wanted = self.converted.model, self.wanted
+        reference, difference = self._compared()
+        artefacts = Path(f"{wanted.folder}-artefacts") if wanted.artefacts else None
+        if artefacts is not None:
+            images = self._images()
+            write_artefacts(
+                model, artefacts, wanted.artefacts, representative_images=images
+            )
+        written = write_folder(
+            model,
+            wanted.folder,
+            repo_id=wanted.repo_id,
+            artefacts=artefacts,
+            about=self.about or self._known(),
+            reference_difference=difference,
+        )
+        return replace(
+            wanted,
+            reference=reference,
+            reference_difference=difference,
+            written_difference=written,
+        )
+
+    def _compared(self):
+        """Return the name of the reference, and the difference from its logits."""
+        done = self.converted
+        if done.reference_difference is not None:
+            return self.wanted.reference, done.reference_difference
+        logits = transformers_logits(done.model, done.images)
+        if logits is None:
+            return "", None
+        return "transformers", conversion.compare(
+            done.logits, logits, _TRANSFORMERS_TOLERANCE, "transformers"
+        )
+
+    def _images(self):
+        """Return the representative images, or None."""
+        if not self.representative:
+            return None
+        step = -(-len(self.representative) // _MAX_REPRESENTATIVE)
+        return preprocess_input(list(self.representative)[::step], self.converted.model)
+
+    def _known(self) -> card.About | None:
+        """Return what is known of published weights, or None."""
+        record = self.converted.record
+        if record is None:
+            return None
+        datasets = ["imagenet-1k"]
+        if "22k" in record.tag:
+            datasets.append("imagenet-22k")
+        results = {
+            ("ImageNet-1k", "imagenet-1k", "accuracy"): record.top1,
+            ("ImageNet-1k", "imagenet-1k", "top-5 accuracy"): record.top5,
+            ("ImageNet-V2", "imagenet-v2", "accuracy"): record.imagenet_v2_top1,
+        }
+        return card.About(
+            base_model=record.repo,
+            converted=True,
+            datasets=datasets,
+            evaluations=[
+                card.Evaluation(*names, value, source="measured by third parties")
+                for names, value in results.items()
+            ],
+        )
 
 
 def release_all(
@@ -162,47 +244,60 @@ def release_all(
     private: bool = True,
     token: str | None = None,
 ) -> list[Release]:
-    """Release the seven published weights; one that fails does not stop the others.
+    """Release the seven published weights.
+
+    If one of them fails, the others are released nevertheless.
 
     Args:
-        organisation: Of the repositories, which keep their names.
-        root: Folder of the releases' folders.
-        exports: As `release`, like the arguments that follow.
+        organisation: Owner of the repositories. These keep their names.
+        root: The folder in which each release has a folder.
+        exports: See `release`, also for the other arguments.
         representative: See `release`.
         dry_run: See `release`.
         private: See `release`.
         token: See `release`.
+
+    Returns:
+        One result for each of the weights. `error` says why one failed.
+
+    Raises:
+        ValueError: If an export is unknown, or int8 has no images.
+
+    Example:
+        >>> keras_cvt.hub.release_all("my-org", "releases", dry_run=True)
     """
-    check_names(exports, bool(representative))
+    find_variants(exports, bool(representative))
     releases = []
     for weights in zoo.WEIGHTS:
         name = weights.repo.split("/")[1]
-        target = weights.name, f"{organisation}/{name}", Path(root) / name
-        logger.info("%s -> %s", *target[:2])
+        repo_id, folder = f"{organisation}/{name}", Path(root) / name
+        logger.info("%s -> %s", weights.name, repo_id)
         try:
             done = release(
-                *target,
+                weights.name,
+                repo_id,
+                folder,
                 exports=exports,
                 representative=representative,
                 dry_run=dry_run,
                 private=private,
                 token=token,
             )
-            releases.append(done)
-        # Converters raise what they like.
+        # A converter may raise any error.
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            releases.append(Release(*map(str, target), error=message))
+            done = Release(weights.name, repo_id, str(folder), error=message)
+        releases.append(done)
     return releases
 
 
-def _inputs(sources, **arguments):
-    """Return a hash of what a release is made from."""
+def _hash_inputs(sources, **arguments):
+    """Return a hash of everything that a release is made from."""
     found = []
     for source in sources:
         path = Path(source) if source is not None else None
         if path is None or not path.exists():
-            found.append(str(source))  # the name of published weights, or none
+            found.append(str(source))  # a published name, or None
         elif path.is_file():
             found.append(files.sha256(path))
         else:
@@ -212,69 +307,16 @@ def _inputs(sources, **arguments):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _recorded(record, folder, checkpoint, repo_id, inputs):
-    """Return what an earlier call did, if all of it is still there."""
+def _read_record(record, wanted) -> Release | None:
+    """Return the result of an earlier call if it is what is wanted and still intact."""
     try:
         values = json.loads(record.read_text(encoding="utf-8"))
         done = Release(**{**values, "artefacts": tuple(values["artefacts"])})
-        sums = repository.read_sums(folder / repository.SUMS)
+        folder = Path(wanted.folder)
+        sums = integrity.read_sums(folder / integrity.SUMS)
         intact = all(files.sha256(folder / n) == d for n, d in sums.items())
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    made_from = done.checkpoint, done.repo_id, done.inputs
-    same = made_from == (checkpoint, repo_id, inputs)
-    return done if intact and same else None
-
-
-def _images(paths, model):
-    if not paths:
-        return None
-    paths = list(paths)[:: -(-len(paths) // _REPRESENTATIVE)]
-    return preprocess_input(paths, model)
-
-
-def _compared(checkpoint, config, activation, reference, tolerance):
-    """Return the classifier, and what it agrees with and how far.
-
-    Nothing else of the conversion is left: of the largest network that is gigabytes.
-    """
-    done = conversion.load(checkpoint, config, activation, reference, tolerance)
-    compared = "", None
-    if reference is not None:
-        compared = Path(reference).name, done.reference_difference
-    else:
-        logits = peers.transformers_logits(done.model, done.images)
-        if logits is not None:
-            what = "transformers'"
-            compared = (
-                "transformers",
-                conversion.compare(done.logits, logits, _PEER_TOLERANCE, what),
-            )
-    return conversion.classifier(done.model), compared
-
-
-def _published(checkpoint):
-    try:
-        return zoo.find(str(checkpoint).removeprefix("hf://"))
-    except zoo.UnknownWeightsError:
-        return zoo.find_repo(str(checkpoint).removeprefix("hf://"))
-
-
-def _about(weights):
-    datasets = ["imagenet-1k"]
-    if "22k" in weights.tag:
-        datasets.append("imagenet-22k")
-    figures = {
-        ("ImageNet-1k", "imagenet-1k", "accuracy"): weights.top1,
-        ("ImageNet-1k", "imagenet-1k", "top-5 accuracy"): weights.top5,
-        ("ImageNet-V2", "imagenet-v2", "accuracy"): weights.imagenet_v2_top1,
-    }
-    return card.About(
-        base_model=weights.repo,
-        converted=True,
-        datasets=datasets,
-        evaluations=[
-            card.Evaluation(*names, value, source="measured by third parties")
-            for names, value in figures.items()
-        ],
-    )
+    results = ("reference", "reference_difference", "written_difference", "commit")
+    same = replace(wanted, **{name: getattr(done, name) for name in results})
+    return done if intact and done == same else None

@@ -1,5 +1,6 @@
-"""A folder to the Hub, in one commit or none."""
+"""Upload a folder to the Hub, in one commit or not at all."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -10,29 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cvt import files, hub_files, repository
+from keras_cvt._utils import files
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.hub import card
 from keras_cvt.hub.folder import write_folder
 from keras_cvt.models import CvTModel
+from keras_cvt.repository import client, integrity
 
 logger = logging.getLogger(__name__)
 
-# Seconds between tries. huggingface_hub itself repeats some requests, but not the
-# creation of a repository, the check of a card, nor the commit.
+# Seconds between attempts. huggingface_hub repeats some requests itself. It does not
+# repeat the creation of a repository, the check of a card, or the commit.
 WAITS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did.
+    """The result of a push.
 
     Attributes:
-        url: The model's page.
+        url: The page of the model.
         commit: The commit that the repository is at now.
-        files: Names of the files that belong to it.
-        difference: Largest difference of what was written, loaded again; None
-            where a folder was uploaded as it was.
+        files: Names of the files that the push wrote or found unchanged.
+        difference: Largest difference between the logits of the model and of the
+            written files; None if a folder was uploaded as it was.
     """
 
     url: str
@@ -45,59 +47,64 @@ def push(
     model: CvTModel,
     repo_id: str,
     *,
-    labels: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     about: card.About | None = None,
     artefacts: str | os.PathLike | None = None,
     private: bool = True,
     token: str | None = None,
     message: str = "Push a model of keras_cvt",
+    labels: Sequence[str] | None = None,
 ) -> PushReport:
     """Push a classifier: weights, configuration, card and exported files.
 
-    Everything is written and verified in a temporary folder first, and then
-    committed at once: a push that fails leaves the repository as it was, and
-    running it again finishes it. An existing card is kept but for our marked
-    section; exported files of an earlier push that are not in this one are removed.
+    All files are written and verified in a temporary folder. Then one commit uploads
+    them. A push that fails leaves the repository as it was, and the next push finishes
+    it. An existing card keeps everything outside the marked section. Exported files of
+    an earlier push that are not in this one are removed.
 
     Args:
-        model: A classifier of `keras_cvt`, with its fine-tuned weights.
-        repo_id: Such as `"org/repo"`; made if it does not exist.
-        labels: The classes' names, in the order of the outputs; None means
-            `model.labels`.
-        about: What the card says: see `keras_cvt.hub.About`.
-        artefacts: A folder of exported files to take along; see `write_folder`.
-        private: Whether a repository that is made is private.
-        token: With the right to write; None is `HF_TOKEN` or `hf auth login`'s.
-        message: Of the commit.
+        model: A classifier of `keras_cvt` with its fine-tuned weights.
+        repo_id: The repository, such as `"org/repo"`. It is created if it does not
+            exist.
+        class_names: The class names, in the order of the outputs. Defaults to
+            `None`: `model.class_names`.
+        about: Facts for the card that the model does not know. Defaults to `None`.
+        artefacts: A folder of exported files to add; see `write_folder`. Defaults to
+            `None`.
+        private: Whether a new repository is private. Defaults to `True`.
+        token: A token with the right to write. Defaults to `None`: `HF_TOKEN`, or the
+            token of `hf auth login`.
+        message: The commit message.
+        labels: The name of `class_names` in version 0.1.0.
 
     Returns:
-        Where it went and how it compared.
+        Where the files are, and how they compared.
 
     Raises:
-        ValueError: If `repo_id`, the model, its labels or the existing card is not
-            usable.
-        ComparisonError: If what was written computes something else.
+        ValueError: If `repo_id`, the model, its class names or the existing card is
+            not valid.
+        ComparisonError: If the written files compute something else.
         PermissionError: If there is no token or it may not write.
-        OSError: If the Hub cannot be reached or refuses.
+        OSError: If the Hub cannot be reached or refuses the push.
 
     Example:
-        >>> keras_cvt.hub.push(model, "me/flowers", labels=["daisy", "rose"])
+        >>> keras_cvt.hub.push(model, "me/flowers", class_names=["daisy", "rose"])
     """
-    # First, so that a wrong name costs no work.
+    # Before any work, which a wrong name would waste.
     _check_target(repo_id)
     with tempfile.TemporaryDirectory(prefix="keras_cvt-") as folder:
         difference = write_folder(
             model,
             folder,
             repo_id=repo_id,
-            labels=labels,
+            class_names=labels if class_names is None else class_names,
             about=about,
             artefacts=artefacts,
         )
         report = upload_folder(
             folder, repo_id, private=private, token=token, message=message
         )
-    return PushReport(report.url, report.commit, report.files, difference)
+    return dataclasses.replace(report, difference=difference)
 
 
 def upload_folder(
@@ -108,52 +115,57 @@ def upload_folder(
     token: str | None = None,
     message: str = "Push a model of keras_cvt",
 ) -> PushReport:
-    """Commit what `write_folder` wrote; see `push`.
+    """Upload a folder that `write_folder` wrote.
+
+    The arguments and errors are those of `push`.
 
     Raises:
-        CheckpointError: If a file is not the one that was verified.
+        CheckpointError: If a file has changed since it was verified.
     """
     from huggingface_hub import HfApi, get_token
 
     _check_target(repo_id)
     folder = Path(folder)
-    _check_written(folder)
+    sums = _check_written(folder)
     if not (token or get_token()):
         raise PermissionError(
             "A push needs a token with the right to write: set HF_TOKEN, run "
             f"`hf auth login`, or pass token=. Received: none for {repo_id}"
         )
     api = HfApi(token=token, library_name="keras_cvt")
-    for wait in (*WAITS, None):
+    waits = iter(WAITS)
+    while True:
         try:
-            return _commit(api, folder, repo_id, private, message)
+            return _commit(api, folder, sums, repo_id, private, message)
         except Exception as error:
-            problem = _explain(error, repo_id)
+            problem, temporary = _explain(error, repo_id)
             if problem is None:
                 raise
-            if wait is None or not problem.passing:
-                # Not chained: what a server answers may repeat a token.
-                raise problem.error from None
-            logger.warning("%s Trying again in %s s.", problem.error, wait)
+            wait = next(waits, None) if temporary else None
+            if wait is None:
+                # Not chained: the server's answer may contain the token.
+                raise problem from None
+            logger.warning("%s Trying again in %s s.", problem, wait)
             time.sleep(wait)
 
 
 def _check_target(repo_id):
     for kind in ("datasets", "spaces"):
-        if repo_id.removeprefix(hub_files.SCHEME).startswith(f"{kind}/"):
+        if repo_id.removeprefix(client.SCHEME).startswith(f"{kind}/"):
             raise ValueError(
                 f"Expected a model repository. Received: one of the Hub's {kind}, "
                 f"{repo_id!r}"
             )
-    hub_files.check_repo_id(repo_id)
+    client.check_repo_id(repo_id)
 
 
 def _check_written(folder):
-    sums = repository.read_sums(folder / repository.SUMS)
-    found = repository.names(folder)
+    """Return the hashes of a folder's files, which are as `write_folder` wrote them."""
+    sums = integrity.read_sums(folder / integrity.SUMS)
+    found = integrity.file_names(folder)
     if set(found) != set(sums):
         raise ValueError(
-            f"Expected the files that {repository.SUMS} lists in {folder}. "
+            f"Expected the files that {integrity.SUMS} lists in {folder}. "
             f"Differing: {sorted(set(found) ^ set(sums))[:10]}"
         )
     changed = [n for n in found if files.sha256(folder / n) != sums[n]]
@@ -161,9 +173,10 @@ def _check_written(folder):
         raise CheckpointError(
             f"Expected the files that were verified in {folder}. Changed: {changed}"
         )
+    return sums
 
 
-def _commit(api, folder, repo_id, private, message):
+def _commit(api, folder, sums, repo_id, private, message):
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     head = _head(api, repo_id)
@@ -174,13 +187,14 @@ def _commit(api, folder, repo_id, private, message):
     text = (folder / "README.md").read_text(encoding="utf-8")
     existing, earlier = _existing(api, repo_id, head)
     if existing is not None:
-        text = card.merge(existing, text)
-    sums = repository.read_sums(folder / repository.SUMS)
-    contents = {"README.md": text.encode()}
-    contents[repository.SUMS] = _sums(sums, contents["README.md"])
+        text = card.merge(existing.decode("utf-8", "replace"), text)
+    readme = text.encode()
+    sums = {**sums, "README.md": hashlib.sha256(readme).hexdigest()}
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    contents = {"README.md": readme, integrity.SUMS: lines.encode()}
     operations = [
         CommitOperationAdd(name, contents.get(name, folder / name))
-        for name in (*sums, repository.SUMS)
+        for name in (*sums, integrity.SUMS)
     ]
     operations += [
         CommitOperationDelete(name, is_folder=False)
@@ -190,16 +204,11 @@ def _commit(api, folder, repo_id, private, message):
         repo_id,
         operations,
         commit_message=message,
-        # Somebody else's commit in between is seen, not overwritten.
+        # The Hub then refuses to overwrite somebody else's commit in between.
         parent_commit=head,
     )
     url = f"{api.endpoint}/{repo_id}"
-    return PushReport(url, info.oid, (*sums, repository.SUMS))
-
-
-def _sums(sums, readme):
-    sums = {**sums, "README.md": hashlib.sha256(readme).hexdigest()}
-    return "".join(f"{digest}  {name}\n" for name, digest in sums.items()).encode()
+    return PushReport(url, info.oid, (*sums, integrity.SUMS))
 
 
 def _head(api, repo_id):
@@ -208,7 +217,7 @@ def _head(api, repo_id):
     try:
         return api.model_info(repo_id).sha
     except errors.RepositoryNotFoundError:
-        # Or the token is wrong, which making the repository then shows.
+        # Or the token is wrong; then the creation of the repository fails.
         return None
 
 
@@ -222,77 +231,53 @@ def _check_kind(api, repo_id):
 
 
 def _existing(api, repo_id, head):
-    """Return the card, or None, and what an earlier push of ours put there."""
-    files = set(api.list_repo_files(repo_id, revision=head))
+    """Return the card, or None, and the names of the files of an earlier push."""
+    found = set(api.list_repo_files(repo_id, revision=head))
     with tempfile.TemporaryDirectory(prefix="keras_cvt-") as folder:
-
-        def read(name):
-            return Path(
-                api.hf_hub_download(repo_id, name, revision=head, local_dir=folder)
-            )
-
-        existing = None
-        if "README.md" in files:
-            # As bytes: line ends stay what they are.
-            existing = read("README.md").read_bytes().decode("utf-8", "replace")
-        earlier = set()
-        if repository.SUMS in files:
-            earlier = set(repository.read_sums(read(repository.SUMS))) & files
-    return existing, earlier
+        for name in found & {"README.md", integrity.SUMS}:
+            api.hf_hub_download(repo_id, name, revision=head, local_dir=folder)
+        readme, sums = Path(folder, "README.md"), Path(folder, integrity.SUMS)
+        # Read as bytes, so that line ends stay.
+        existing = readme.read_bytes() if readme.is_file() else None
+        earlier = integrity.read_sums(sums if sums.is_file() else None)
+    return existing, found & set(earlier)
 
 
-@dataclass(frozen=True)
-class _Problem:
-    error: Exception
-    passing: bool  # whether it may be gone at the next try
+# Status -> error, explanation, and whether another attempt may succeed.
+_CONFLICT = (OSError, "somebody else is changing it. Run the push again.", True)
+_STATUSES = {
+    401: (PermissionError, "the Hub does not accept the token.", False),
+    403: (PermissionError, "the token is not allowed to write there.", False),
+    404: (FileNotFoundError, "the Hub finds neither it nor its owner.", False),
+    409: _CONFLICT,
+    412: _CONFLICT,
+}
 
 
 def _explain(error, repo_id):
-    """Return one clear sentence about a failure of the Hub, or None for any other."""
+    """Return a clear error for a failure of the Hub, or None for any other.
+
+    The second value is whether another attempt may succeed.
+    """
     from huggingface_hub import errors
 
-    # huggingface_hub wraps what went wrong in an upload.
-    cause = error
-    while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    if isinstance(cause, errors.OfflineModeIsEnabled):
-        return _Problem(
-            OSError(f"{repo_id} was not pushed: HF_HUB_OFFLINE is set."), False
-        )
-    if isinstance(cause, errors.HfHubHTTPError):
-        status = getattr(cause.response, "status_code", None)
-        return _of_status(status, repo_id)
-    # The base of its errors is the HTTP library's, whose name changes with releases.
+    # huggingface_hub wraps the errors of an upload.
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
+    start = f"{repo_id} was not pushed"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return OSError(f"{start}: HF_HUB_OFFLINE is set."), False
+    if isinstance(error, errors.HfHubHTTPError):
+        status = getattr(error.response, "status_code", None)
+        temporary = status == 429 or (status or 500) >= 500
+        other = (OSError, f"the Hub answered with status {status}.", temporary)
+        kind, text, temporary = _STATUSES.get(status, other)
+        return kind(f"{start} and has not changed: {text}"), temporary
+    # The base class belongs to its HTTP library, which differs between releases.
     broken_connection = errors.HfHubHTTPError.__mro__[1]
     no_answer = (json.JSONDecodeError, errors.LocalEntryNotFoundError)
-    if isinstance(cause, (broken_connection, *no_answer)):
-        return _Problem(
-            ConnectionError(
-                f"{repo_id} was not pushed: the connection to the Hub broke off or "
-                f"cannot be made ({type(cause).__name__}); run the push again."
-            ),
-            True,
-        )
-    return None
-
-
-def _of_status(status, repo_id):
-    start = f"{repo_id} was not pushed, nothing there has changed:"
-    if status == 401:
-        return _Problem(
-            PermissionError(f"{start} the Hub does not accept the token."), False
-        )
-    if status == 403:
-        return _Problem(
-            PermissionError(f"{start} the token has no right to write there."), False
-        )
-    if status == 404:
-        return _Problem(
-            FileNotFoundError(f"{start} the Hub does not find it or its owner."), False
-        )
-    if status in (409, 412):
-        return _Problem(
-            OSError(f"{start} somebody else is changing it; run the push again."), True
-        )
-    passing = status == 429 or (status or 500) >= 500
-    return _Problem(OSError(f"{start} the Hub answered with status {status}."), passing)
+    if isinstance(error, (broken_connection, *no_answer)):
+        text = "the connection to the Hub broke off or cannot be made"
+        name = type(error).__name__
+        return ConnectionError(f"{start}: {text} ({name}). Run the push again."), True
+    return None, False

@@ -1,4 +1,4 @@
-"""The layers that CvT is made of, each usable in any Keras model."""
+"""The layers of CvT. Each of them works in any Keras model."""
 
 from keras_cvt.layers.attention import ConvAttention
 from keras_cvt.layers.block import ConvTransformerBlock

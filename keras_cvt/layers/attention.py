@@ -1,10 +1,11 @@
 """Multi-head attention with convolutional projections."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_cvt import validation
-from keras_cvt.layers import initializers
+from keras_cvt._utils import arguments, validation
 from keras_cvt.layers.class_token import split_token
 from keras_cvt.layers.conv_projection import ConvProjection
 from keras_cvt.layers.quantizable import Quantizable
@@ -13,43 +14,54 @@ from keras_cvt.layers.shapes import size
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ConvAttention(Quantizable):
-    """Self-attention whose queries, keys and values pass a `ConvProjection`.
+    """Multi-head self-attention with a `ConvProjection` before each linear layer.
 
-    The class token, where there is one, skips the convolutions and BatchNorms
-    but goes through the linear layers. The scores are scaled by
-    `embed_dim ** -0.5`, whatever the number of heads, unless `scale` says otherwise.
+    The class token, if there is one, skips the convolutions and BatchNorms. It still
+    passes the linear layers.
 
     Args:
-        embed_dim: Channels in and out.
-        num_heads: Attention heads; must divide `embed_dim` without a `head_dim`.
-        qkv_bias: Whether the query, key and value layers have a bias.
-        drop_rate: Dropout of the output.
-        attention_drop_rate: Dropout of the attention weights.
-        cls_token: Whether the first token is a class token.
-        projection: Of the keys and values: `"dw_bn"`, `"avg"` or `"linear"`. The
-            query follows, but for `"avg"`, where it stays linear.
-        kernel_size: Kernel size of the projections.
-        padding_q: Padding of the query projection.
-        padding_kv: Padding of the key and value projections.
-        stride_q: Stride of the query projection.
-        stride_kv: Stride of the key and value projections.
-        head_dim: Channels of a head; None: `embed_dim / num_heads`.
-        scale: `"embed_dim"`, or `"head_dim"`: a head's channels `** -0.5`.
-        shared_kv: Whether keys and values share one `ConvProjection`.
-        init: `"trunc_norm"` or `"xavier"`.
-        **kwargs: Of `keras.layers.Layer`.
+        embed_dim: Number of channels of the input and the output.
+        num_heads: Number of attention heads. Must divide `embed_dim`, unless
+            `head_dim` is given.
+        qkv_bias: Whether the query, key and value layers have a bias. Defaults to
+            `True`.
+        drop_rate: Dropout rate of the output, in [0, 1). Defaults to `0.0`.
+        attention_drop_rate: Dropout rate of the attention weights, in [0, 1).
+            Defaults to `0.0`.
+        cls_token: Whether the first token is a class token. Defaults to `False`.
+        projection: Projection of the keys and values; see `ConvProjection`. The
+            query has the same, except that with `"avg"` it is `"linear"`. Defaults
+            to `"dw_bn"`.
+        kernel_size: Kernel size of the projections. Defaults to `3`.
+        padding_q: Zeros that the query projection adds on every side. Defaults to
+            `1`.
+        padding_kv: Zeros that the key and value projections add on every side.
+            Defaults to `1`.
+        stride_q: Stride of the query projection. Defaults to `1`.
+        stride_kv: Stride of the key and value projections. Defaults to `2`.
+        head_dim: Number of channels of each head, or None for
+            `embed_dim / num_heads`. Defaults to `None`.
+        scale: `"embed_dim"` multiplies the scores by `embed_dim ** -0.5` for any
+            number of heads. `"head_dim"` uses the channels of one head instead.
+            Defaults to `"embed_dim"`.
+        shared_kv: Whether keys and values share one `ConvProjection`. Defaults to
+            `False`.
+        init: Initial values of the linear layers, `"trunc_norm"` or `"xavier"`.
+            Defaults to `"trunc_norm"`.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Tokens (B, T, embed_dim), T = height * width, plus 1 with a class
-            token, rows first.
-        height: Rows of the map that the tokens come from, by keyword.
-        width: Columns of that map, by keyword.
+        inputs: Tokens (B, T, embed_dim), row by row. T is `height * width`, plus 1
+            with a class token.
+        height: Number of rows of the feature map that the tokens come from.
+        width: Number of columns of that map.
 
     Returns:
-        Tokens of the input's shape.
+        Tokens (B, T, embed_dim).
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or if the number of tokens or
+            channels does not fit.
 
     Example:
         >>> attention = keras_cvt.layers.ConvAttention(384, 6, cls_token=True)
@@ -78,7 +90,7 @@ class ConvAttention(Quantizable):
         scale: str = "embed_dim",
         shared_kv: bool = False,
         init: str = "trunc_norm",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.inner_dim = num_heads * validation.head_dim(embed_dim, num_heads, head_dim)
@@ -92,22 +104,7 @@ class ConvAttention(Quantizable):
         validation.check_projections(
             projection, kernel_size, padding_q, padding_kv, stride_q, stride_kv
         )
-        self.embed_dim = embed_dim
-        self.num_heads = num_heads
-        self.qkv_bias = qkv_bias
-        self.drop_rate = drop_rate
-        self.attention_drop_rate = attention_drop_rate
-        self.cls_token = cls_token
-        self.projection = projection
-        self.kernel_size = kernel_size
-        self.padding_q = padding_q
-        self.padding_kv = padding_kv
-        self.stride_q = stride_q
-        self.stride_kv = stride_kv
-        self.head_dim = head_dim
-        self.scale = scale
-        self.shared_kv = shared_kv
-        self.init = init
+        arguments.store(self, ConvAttention.__init__, locals())
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: embed_dim})
 
         projection_q = "linear" if projection == "avg" else projection
@@ -120,7 +117,7 @@ class ConvAttention(Quantizable):
         self.proj_q = self._linear("proj_q", self.inner_dim, qkv_bias)
         self.proj_k = self._linear("proj_k", self.inner_dim, qkv_bias)
         self.proj_v = self._linear("proj_v", self.inner_dim, qkv_bias)
-        self.proj = self._linear("proj", embed_dim, True)
+        self.proj = self._linear("proj", embed_dim)
         self.attention_dropout = keras.layers.Dropout(
             attention_drop_rate, dtype=self.dtype_policy
         )
@@ -136,18 +133,9 @@ class ConvAttention(Quantizable):
             name=f"conv_proj_{letter}",
         )
 
-    def _linear(self, name, units, use_bias):
-        return keras.layers.Dense(
-            units,
-            use_bias=use_bias,
-            kernel_initializer=initializers.linear_kernel(self.init),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    # A method: Keras names what it saves by the attributes that hold it.
+    # A method, because Keras would save a property that returns layers.
     def conv_projections(self) -> list[ConvProjection]:
-        """Return the projections of q, k and v, or of q and of both others."""
+        """Return the projections of q, k and v; with `shared_kv`, of q and kv."""
         if self.shared_kv:
             return [self.conv_proj_q, self.conv_proj_kv]
         return [self.conv_proj_q, self.conv_proj_k, self.conv_proj_v]
@@ -156,7 +144,7 @@ class ConvAttention(Quantizable):
         return [self.proj_q, self.proj_k, self.proj_v, self.proj]
 
     def score_scale(self) -> float:
-        """Return what the products of queries and keys are multiplied by."""
+        """Return the factor of the products of queries and keys."""
         head_dim = self.inner_dim // self.num_heads
         return (head_dim if self.scale == "head_dim" else self.embed_dim) ** -0.5
 
@@ -174,10 +162,7 @@ class ConvAttention(Quantizable):
 
     def call(self, inputs, height, width):
         self._check_length(inputs, height, width)
-        if self.cls_token:
-            token, tokens = split_token(inputs)
-        else:
-            token, tokens = None, inputs
+        token, tokens = split_token(inputs) if self.cls_token else (None, inputs)
         feature_map = ops.reshape(tokens, (-1, height, width, self.embed_dim))
 
         q = self._tokens(self.conv_proj_q(feature_map), token)
@@ -187,12 +172,12 @@ class ConvAttention(Quantizable):
             k = self._tokens(self.conv_proj_k(feature_map), token)
             v = self._tokens(self.conv_proj_v(feature_map), token)
         q = self._heads(self.proj_q, q)
-        # Scaling the keys costs least: as a rule they are fewest.
+        # There are usually fewer keys than queries or scores to scale.
         k = self._heads(self.proj_k, k) * self.score_scale()
         v = self._heads(self.proj_v, v)
 
         scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
-        # Half precision cannot hold a softmax over thousands of keys.
+        # A softmax over thousands of keys needs more than half precision.
         scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
         scores = self.attention_dropout(ops.cast(scores, v.dtype))
         x = ops.matmul(scores, v)
@@ -202,9 +187,9 @@ class ConvAttention(Quantizable):
         return self.dropout(ops.reshape(x, (-1, size(q, 2), self.embed_dim)))
 
     def _check_length(self, inputs, height, width):
-        # Reshaping would spread another number of tokens over the batch, silently.
+        # Otherwise `reshape` would move tokens to other images of the batch.
         length = inputs.shape[1]
-        known = all(isinstance(size, int) for size in (length, height, width))
+        known = all(isinstance(n, int) for n in (length, height, width))
         if known and length != height * width + self.cls_token:
             raise ValueError(
                 "Expected height * width tokens, and one more with a class token. "
@@ -220,7 +205,7 @@ class ConvAttention(Quantizable):
     def _heads(self, linear, tokens):
         """Project tokens (B, T, C) to heads (B, N, T, D)."""
         length, channels = size(tokens, 1), tokens.shape[-1]
-        # On two axes TensorFlow fuses product and bias.
+        # TensorFlow fuses product and bias if there are two axes.
         x = linear(ops.reshape(tokens, (-1, channels)))
         head_dim = self.inner_dim // self.num_heads
         if self.num_heads == 1:
@@ -232,22 +217,5 @@ class ConvAttention(Quantizable):
         return input_shape
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "embed_dim": self.embed_dim,
-            "num_heads": self.num_heads,
-            "qkv_bias": self.qkv_bias,
-            "drop_rate": self.drop_rate,
-            "attention_drop_rate": self.attention_drop_rate,
-            "cls_token": self.cls_token,
-            "projection": self.projection,
-            "kernel_size": self.kernel_size,
-            "padding_q": self.padding_q,
-            "padding_kv": self.padding_kv,
-            "stride_q": self.stride_q,
-            "stride_kv": self.stride_kv,
-            "head_dim": self.head_dim,
-            "scale": self.scale,
-            "shared_kv": self.shared_kv,
-            "init": self.init,
-        }
+        own = arguments.select(ConvAttention.__init__, vars(self))
+        return {**super().get_config(), **own}

@@ -1,8 +1,10 @@
 """The convolutional Transformer block."""
 
+from typing import Any
+
 import keras
 
-from keras_cvt import validation
+from keras_cvt._utils import arguments, validation
 from keras_cvt.layers.attention import ConvAttention
 from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.mlp import MLP
@@ -12,41 +14,62 @@ from keras_cvt.layers.quantizable import Quantizable
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ConvTransformerBlock(Quantizable):
-    """LayerNorm and attention, LayerNorm and MLP, each with a residual.
+    """Attention and MLP, each after a LayerNorm and with a residual connection.
 
     Args:
-        embed_dim: Channels in and out.
-        num_heads: Attention heads; must divide `embed_dim` without a `head_dim`.
-        mlp_ratio: Hidden width of the MLP, as a multiple of `embed_dim`.
-        qkv_bias: Whether the query, key and value layers have a bias.
-        drop_rate: Dropout after the attention and twice in the MLP.
-        attention_drop_rate: Dropout of the attention weights.
-        drop_path_rate: Stochastic depth, on each branch before its residual.
-        cls_token: Whether the first token is a class token.
-        projection: `"dw_bn"`, `"avg"` or `"linear"`; see `ConvAttention`.
-        kernel_size: Kernel size of the projections.
-        padding_q: Padding of the query projection.
-        padding_kv: Padding of the key and value projections.
-        stride_q: Stride of the query projection; the residual needs 1.
-        stride_kv: Stride of the key and value projections.
-        head_dim: Channels of a head; None: `embed_dim / num_heads`.
-        scale: `"embed_dim"` or `"head_dim"`; see `ConvAttention`.
-        shared_kv: Whether keys and values share one `ConvProjection`.
-        activation: Of the MLP: `"quick_gelu"` or `"gelu"`.
-        init: `"trunc_norm"` or `"xavier"`.
-        **kwargs: Of `keras.layers.Layer`.
+        embed_dim: Number of channels of the input and the output.
+        num_heads: Number of attention heads. Must divide `embed_dim`, unless
+            `head_dim` is given.
+        mlp_ratio: Width of the MLP's hidden layer, as a multiple of `embed_dim`.
+            Defaults to `4.0`.
+        qkv_bias: Whether the query, key and value layers have a bias. Defaults to
+            `True`.
+        drop_rate: Dropout rate after the attention and after both layers of the MLP,
+            in [0, 1). Defaults to `0.0`.
+        attention_drop_rate: Dropout rate of the attention weights, in [0, 1).
+            Defaults to `0.0`.
+        drop_path_rate: Rate of stochastic depth on both residual branches, in
+            [0, 1). Defaults to `0.0`.
+        cls_token: Whether the first token is a class token. Defaults to `False`.
+        projection: Projection of the keys and values; see `ConvAttention`. Defaults
+            to `"dw_bn"`.
+        kernel_size: Kernel size of the projections. Defaults to `3`.
+        padding_q: Zeros that the query projection adds on every side. Defaults to
+            `1`.
+        padding_kv: Zeros that the key and value projections add on every side.
+            Defaults to `1`.
+        stride_q: Stride of the query projection. With `"dw_bn"` it must be 1, so
+            that the residual has the same shape. Defaults to `1`.
+        stride_kv: Stride of the key and value projections. Defaults to `2`.
+        head_dim: Number of channels of each head, or None for
+            `embed_dim / num_heads`. Defaults to `None`.
+        scale: Scale of the attention scores; see `ConvAttention`. Defaults to
+            `"embed_dim"`.
+        shared_kv: Whether keys and values share one `ConvProjection`. Defaults to
+            `False`.
+        activation: Activation of the MLP, `"quick_gelu"` or `"gelu"`. Defaults to
+            `"quick_gelu"`.
+        init: Initial values of the linear layers, `"trunc_norm"` or `"xavier"`.
+            Defaults to `"trunc_norm"`.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Tokens (B, T, embed_dim), T = height * width, plus 1 with a class
-            token, rows first.
-        height: Rows of the map that the tokens come from, by keyword.
-        width: Columns of that map, by keyword.
+        inputs: Tokens (B, T, embed_dim), row by row. T is `height * width`, plus 1
+            with a class token.
+        height: Number of rows of the feature map that the tokens come from.
+        width: Number of columns of that map.
 
     Returns:
-        Tokens of the input's shape.
+        Tokens (B, T, embed_dim).
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or if the number of tokens or
+            channels does not fit.
+
+    Example:
+        >>> block = keras_cvt.layers.ConvTransformerBlock(384, 6, cls_token=True)
+        >>> block(keras.ops.ones((1, 197, 384)), height=14, width=14).shape
+        (1, 197, 384)
 
     Reference:
         Paper section 3.2 and figure 2 (b); `Block` of the official
@@ -74,47 +97,25 @@ class ConvTransformerBlock(Quantizable):
         shared_kv: bool = False,
         activation: str = "quick_gelu",
         init: str = "trunc_norm",
-        **kwargs,
+        **kwargs: Any,
     ):
+        # The attention and the MLP have arguments of the same names.
+        given = locals()
         super().__init__(**kwargs)
         validation.check_rate(drop_path_rate=drop_path_rate)
-        self.norm1 = self._norm("norm1")
+        self.norm1 = LayerNorm(dtype=self.dtype_policy, name="norm1")
         self.attn = ConvAttention(
-            embed_dim,
-            num_heads,
-            qkv_bias=qkv_bias,
-            drop_rate=drop_rate,
-            attention_drop_rate=attention_drop_rate,
-            cls_token=cls_token,
-            projection=projection,
-            kernel_size=kernel_size,
-            padding_q=padding_q,
-            padding_kv=padding_kv,
-            stride_q=stride_q,
-            stride_kv=stride_kv,
-            head_dim=head_dim,
-            scale=scale,
-            shared_kv=shared_kv,
-            init=init,
+            **arguments.select(ConvAttention.__init__, given),
             dtype=self.dtype_policy,
             name="attn",
         )
         self.drop_path = DropPath(
             drop_path_rate, dtype=self.dtype_policy, name="drop_path"
         )
-        self.norm2 = self._norm("norm2")
+        self.norm2 = LayerNorm(dtype=self.dtype_policy, name="norm2")
         self.mlp = MLP(
-            embed_dim,
-            mlp_ratio=mlp_ratio,
-            activation=activation,
-            drop_rate=drop_rate,
-            init=init,
-            dtype=self.dtype_policy,
-            name="mlp",
+            **arguments.select(MLP.__init__, given), dtype=self.dtype_policy, name="mlp"
         )
-
-    def _norm(self, name):
-        return LayerNorm(dtype=self.dtype_policy, name=name)
 
     def linear_layers(self) -> list[keras.layers.Dense]:
         return [*self.attn.linear_layers(), *self.mlp.linear_layers()]
@@ -133,14 +134,9 @@ class ConvTransformerBlock(Quantizable):
         return input_shape
 
     def get_config(self):
-        attention = self.attn.get_config()
-        for name in ("name", "dtype", "trainable"):
-            attention.pop(name)
         return {
-            **attention,
-            # After it: the policies are those of the whole block.
             **super().get_config(),
-            "mlp_ratio": self.mlp.mlp_ratio,
-            "activation": self.mlp.activation,
+            **arguments.select(ConvAttention.__init__, vars(self.attn)),
+            **arguments.select(MLP.__init__, vars(self.mlp)),
             "drop_path_rate": self.drop_path.rate,
         }

@@ -1,18 +1,23 @@
 """The class token."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ClassToken(keras.layers.Layer):
-    """Puts one learned token before the tokens of every image.
+    """Adds one learned token in front of the tokens of each image.
 
     Args:
-        **kwargs: Of `keras.layers.Layer`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tokens (B, T, C).
 
     Returns:
-        Tokens (B, 1 + T, C) for tokens (B, T, C).
+        Tokens (B, 1 + T, C).
 
     Example:
         >>> keras_cvt.layers.ClassToken()(keras.ops.ones((2, 196, 384))).shape
@@ -26,7 +31,7 @@ class ClassToken(keras.layers.Layer):
         self.token = self.add_weight(
             name="token",
             shape=(1, 1, input_shape[-1]),
-            # The official cut at +-2 leaves a plain normal distribution.
+            # The official code truncates at +-2, which is 100 standard deviations.
             initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
 
@@ -39,10 +44,10 @@ class ClassToken(keras.layers.Layer):
         return (batch, None if tokens is None else tokens + 1, channels)
 
 
-def split_token(x):
+def split_token(x: Any) -> tuple[Any, Any]:
     """Return the class token (B, 1, C) and the other tokens of x (B, T, C)."""
     if x.shape[1] is None:
         return x[:, :1], x[:, 1:]
-    # Its gradient joins both; those of slices fill up with zeros, and are added.
+    # The gradient of `split` is one concatenation. Slices would pad and add.
     token, tokens = ops.split(x, [1], axis=1)
     return token, tokens

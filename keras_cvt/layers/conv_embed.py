@@ -1,8 +1,10 @@
 """The convolutional token embedding."""
 
+from typing import Any
+
 import keras
 
-from keras_cvt import validation
+from keras_cvt._utils import arguments, validation
 from keras_cvt.layers import initializers
 from keras_cvt.layers.norms import LayerNorm
 from keras_cvt.layers.padding import pad_map
@@ -10,21 +12,26 @@ from keras_cvt.layers.padding import pad_map
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ConvEmbed(keras.layers.Layer):
-    """Embeds overlapping patches of an image or a map, and normalises them.
+    """A convolution that embeds overlapping patches, followed by a LayerNorm.
 
     Args:
-        embed_dim: Channels that come out.
-        patch_size: Kernel size, in pixels or positions.
-        patch_stride: Stride.
-        patch_padding: Zeros added on every side.
-        **kwargs: Of `keras.layers.Layer`.
+        embed_dim: Number of channels of the output.
+        patch_size: Kernel size of the convolution, in pixels of the image or
+            positions of the map. Defaults to `7`.
+        patch_stride: Stride of the convolution. Defaults to `4`.
+        patch_padding: Zeros added on every side. Defaults to `2`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: An image or a feature map (B, H, W, C).
 
     Returns:
-        A map (B, H', W', embed_dim) for a map (B, H, W, C), with
-        `H' = (H + 2 * patch_padding - patch_size) // patch_stride + 1`.
+        A feature map (B, H', W', embed_dim), where
+        `H' = (H + 2 * patch_padding - patch_size) // patch_stride + 1`, and W' in the
+        same way.
 
     Raises:
-        ValueError: If an argument is out of range or the input too small.
+        ValueError: If an argument is out of range or the input is too small.
 
     Example:
         >>> embed = keras_cvt.layers.ConvEmbed(64, 7, 4, 2)
@@ -41,17 +48,14 @@ class ConvEmbed(keras.layers.Layer):
         patch_size: int = 7,
         patch_stride: int = 4,
         patch_padding: int = 2,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         validation.check_int(
             1, embed_dim=embed_dim, patch_size=patch_size, patch_stride=patch_stride
         )
         validation.check_int(0, patch_padding=patch_padding)
-        self.embed_dim = embed_dim
-        self.patch_size = patch_size
-        self.patch_stride = patch_stride
-        self.patch_padding = patch_padding
+        arguments.store(self, ConvEmbed.__init__, locals())
         self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
 
     def build(self, input_shape):
@@ -78,25 +82,16 @@ class ConvEmbed(keras.layers.Layer):
         self.norm.build(output_shape)
 
     def call(self, inputs):
-        self.compute_output_shape(inputs.shape)  # says so when the input is too small
+        self.compute_output_shape(inputs.shape)  # raises if the input is too small
         x = pad_map(inputs, self.patch_padding)  # (B, H, W, C)
         return self.norm(self.proj(x))
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape
-        height, width = (
-            validation.conv_output_size(
-                size, self.patch_size, self.patch_stride, self.patch_padding
-            )
-            for size in (height, width)
-        )
-        return (batch, height, width, self.embed_dim)
+        kernel = (self.patch_size, self.patch_stride, self.patch_padding)
+        sizes = (validation.conv_output_size(n, *kernel) for n in (height, width))
+        return (batch, *sizes, self.embed_dim)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "embed_dim": self.embed_dim,
-            "patch_size": self.patch_size,
-            "patch_stride": self.patch_stride,
-            "patch_padding": self.patch_padding,
-        }
+        own = arguments.select(ConvEmbed.__init__, vars(self))
+        return {**super().get_config(), **own}

@@ -1,9 +1,11 @@
 """The convolutional part of a query, key or value projection."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_cvt import validation
+from keras_cvt._utils import arguments, validation
 from keras_cvt.layers import initializers
 from keras_cvt.layers.norms import BatchNorm
 from keras_cvt.layers.padding import pad_map
@@ -12,22 +14,32 @@ from keras_cvt.layers.shapes import size
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ConvProjection(keras.layers.Layer):
-    """Mixes and thins out a map's positions before a linear projection.
+    """The convolution in front of the linear layer of a query, key or value.
 
     Args:
-        projection: `"dw_bn"`, a depthwise convolution and BatchNorm; `"avg"`,
-            average pooling in PyTorch's ceil mode, padded zeros counted in the
-            mean; or `"linear"`, the identity.
-        kernel_size: Kernel size.
-        stride: Stride.
-        padding: Zeros added on every side.
-        **kwargs: Of `keras.layers.Layer`.
+        projection: One of:
+
+            - `"dw_bn"`: a depthwise convolution and BatchNorm.
+            - `"avg"`: PyTorch's `AvgPool2d` with `ceil_mode=True` and
+              `count_include_pad=True`.
+            - `"linear"`: the identity.
+
+            Defaults to `"dw_bn"`.
+        kernel_size: Kernel size. Defaults to `3`.
+        stride: Stride. Defaults to `1`.
+        padding: Zeros added on every side. Defaults to `1`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: A feature map (B, H, W, C).
 
     Returns:
-        A map (B, H', W', C) for a map (B, H, W, C).
+        A feature map (B, H', W', C). With `"dw_bn"`,
+        `H' = (H + 2 * padding - kernel_size) // stride + 1`. `"avg"` rounds up
+        instead, and `"linear"` keeps H and W.
 
     Raises:
-        ValueError: If an argument is out of range or the input too small.
+        ValueError: If an argument is out of range or the input is too small.
 
     Example:
         >>> layer = keras_cvt.layers.ConvProjection("dw_bn", 3, stride=2, padding=1)
@@ -44,24 +56,21 @@ class ConvProjection(keras.layers.Layer):
         kernel_size: int = 3,
         stride: int = 1,
         padding: int = 1,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         validation.check_choice(validation.PROJECTIONS, projection=projection)
         validation.check_int(1, kernel_size=kernel_size, stride=stride)
         validation.check_int(0, padding=padding)
         validation.check_pooling(projection, kernel_size, padding)
-        self.projection = projection
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = padding
+        arguments.store(self, ConvProjection.__init__, locals())
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
         if self.projection != "dw_bn":
             return
-        # Keras's "same" equals PyTorch's symmetric padding only where the stride
-        # is 1; it saves a copy of the map there.
+        # "same" saves a padded copy of the map. It equals PyTorch's symmetric padding
+        # only if the stride is 1.
         self._same = self.stride == 1 and 2 * self.padding == self.kernel_size - 1
         self.conv = keras.layers.DepthwiseConv2D(
             self.kernel_size,
@@ -81,7 +90,7 @@ class ConvProjection(keras.layers.Layer):
     def call(self, inputs):
         if self.projection == "linear":
             return inputs
-        self.compute_output_shape(inputs.shape)  # says so when the input is too small
+        self.compute_output_shape(inputs.shape)  # raises if the input is too small
         if self.projection == "avg":
             return self._average_pool(inputs)
         x = inputs if self._same else pad_map(inputs, self.padding)
@@ -91,21 +100,16 @@ class ConvProjection(keras.layers.Layer):
         if self.stride == 1:
             return self._pool(pad_map(x, self.padding))
         height, width = size(x, 1), size(x, 2)
-        # Ceil mode reaches up to stride - 1 positions past the padded map, but no
-        # further than a kernel that starts inside. PyTorch counts the padding in the
-        # mean, but not what lies past it.
+        # In ceil mode the last window may reach past the padded map, by up to
+        # `stride - 1` positions. It starts inside, so `kernel_size - 1` is a limit as
+        # well. The mean counts the padding, but not the positions past it.
         past = min(self.stride, self.kernel_size) - 1
-        inside = pad_map(
-            ops.ones(
-                (1, height + 2 * self.padding, width + 2 * self.padding, 1), x.dtype
-            ),
-            0,
-            past,
-        )
+        padded = (1, height + 2 * self.padding, width + 2 * self.padding, 1)
+        inside = pad_map(ops.ones(padded, x.dtype), 0, past)
         mean = self._pool(pad_map(x, self.padding, self.padding + past))
         mean = mean / self._pool(inside)
         if self.stride + self.padding > self.kernel_size:
-            # PyTorch drops a last window that would start in the padding.
+            # PyTorch drops a last window that starts in the padding.
             rows = -(-(height + self.padding) // self.stride)
             columns = -(-(width + self.padding) // self.stride)
             mean = mean[:, :rows, :columns]
@@ -124,17 +128,10 @@ class ConvProjection(keras.layers.Layer):
             "avg": validation.avg_output_size,
         }[self.projection]
         batch, height, width, channels = input_shape
-        height, width = (
-            output_size(size, self.kernel_size, self.stride, self.padding)
-            for size in (height, width)
-        )
-        return (batch, height, width, channels)
+        kernel = (self.kernel_size, self.stride, self.padding)
+        sizes = (output_size(n, *kernel) for n in (height, width))
+        return (batch, *sizes, channels)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "projection": self.projection,
-            "kernel_size": self.kernel_size,
-            "stride": self.stride,
-            "padding": self.padding,
-        }
+        own = arguments.select(ConvProjection.__init__, vars(self))
+        return {**super().get_config(), **own}

@@ -1,27 +1,33 @@
 """Stochastic depth."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_cvt import validation
+from keras_cvt._utils import validation
 from keras_cvt.layers.shapes import size
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class DropPath(keras.layers.Layer):
-    """Drops whole samples of a residual branch (stochastic depth).
+    """Stochastic depth: drops a residual branch for whole images of a batch.
 
-    In training each sample is multiplied by 0 with probability `rate`, and the others
-    are divided by `1 - rate`, so that the expectation stays. Otherwise it is the
-    identity. It belongs on a branch, before the residual is added.
+    During training, each image's values are set to 0 with probability `rate` and
+    divided by `1 - rate` otherwise, which keeps the expectation. Outside training the
+    layer is the identity. Apply it to a branch before the residual is added.
 
     Args:
-        rate: Probability of dropping a sample, in [0, 1).
-        seed: Optional seed.
-        **kwargs: Of `keras.layers.Layer`.
+        rate: Probability of dropping the branch, in [0, 1). Defaults to `0.0`.
+        seed: Seed of the random numbers. Defaults to `None`, a random seed.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: A tensor (B, ...).
+        training: Whether to drop. Defaults to `False`.
 
     Returns:
-        A tensor of the input's shape (B, ...).
+        A tensor of the same shape.
 
     Raises:
         ValueError: If `rate` is not in [0, 1).
@@ -34,7 +40,7 @@ class DropPath(keras.layers.Layer):
         official `lib/models/cls_cvt.py`.
     """
 
-    def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs):
+    def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         validation.check_rate(rate=rate)
         self.rate = rate
@@ -47,8 +53,8 @@ class DropPath(keras.layers.Layer):
         if not training or self.rate == 0:
             return inputs
         shape = (size(inputs, 0),) + (1,) * (len(inputs.shape) - 1)
-        # One factor a sample: dropout of the inputs would pass twice over all of them.
-        # (Without `noise_shape`, Keras ignores the seed on PyTorch.)
+        # Dropout of one factor per image is cheaper than dropout of the inputs.
+        # `noise_shape` is given because Keras ignores the seed without it on PyTorch.
         factors = keras.random.dropout(
             ops.ones(shape, inputs.dtype),
             self.rate,

@@ -1,18 +1,24 @@
-"""How the official code starts its weights, in Keras's terms."""
+"""Initializers with the distributions of the official code."""
 
 import math
 
 from keras import initializers
 
-from keras_cvt import validation
+from keras_cvt._utils import validation
 
 
 def linear_kernel(init: str) -> initializers.Initializer:
     """Return the initializer of a linear layer's kernel.
 
-    The official `trunc_normal_` cuts at -2 and 2, a hundred of its standard
-    deviations away, so its values are plainly normal. Keras's TruncatedNormal
-    cuts at two standard deviations and would start 12 % narrower.
+    The official `trunc_normal_` truncates at -2 and 2, which is 100 standard
+    deviations, so its values are normally distributed. Keras's TruncatedNormal
+    truncates at 2 standard deviations, which would make them 12 % smaller.
+
+    Args:
+        init: `"trunc_norm"` (standard deviation 0.02) or `"xavier"` (Glorot uniform).
+
+    Raises:
+        ValueError: If `init` is something else.
     """
     validation.check_choice(validation.INITS, init=init)
     if init == "xavier":
@@ -21,10 +27,13 @@ def linear_kernel(init: str) -> initializers.Initializer:
 
 
 def conv(fan_in: int) -> initializers.Initializer:
-    """Return PyTorch's default for a convolution's kernel and bias.
+    """Return PyTorch's default initializer of a convolution's kernel and bias.
 
-    Kaiming uniform with a = sqrt 5 is uniform within 1 / sqrt(fan_in). `fan_in`
-    is given, not derived, because Keras counts a depthwise kernel's differently.
+    It is Kaiming uniform with a = sqrt(5): uniform within +-1 / sqrt(fan_in).
+
+    Args:
+        fan_in: Number of inputs of one output. Keras would count those of a depthwise
+            kernel differently.
     """
     bound = 1.0 / math.sqrt(fan_in)
     return initializers.RandomUniform(-bound, bound)

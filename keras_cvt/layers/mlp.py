@@ -1,24 +1,25 @@
 """The two-layer perceptron of a Transformer block."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_cvt import validation
-from keras_cvt.layers import gradients, initializers
+from keras_cvt._utils import arguments, tensorflow_training, validation
 from keras_cvt.layers.quantizable import Quantizable
 from keras_cvt.layers.shapes import size
 
 
-def quick_gelu(x, training=None):
+def quick_gelu(x: Any, training: bool | None = None) -> Any:
     """Return `x * sigmoid(1.702 x)`, the official `QuickGELU`."""
-    if gradients.use_custom_gradients(training):
-        return gradients.quick_gelu(x)
-    # As SiLU it keeps one tensor less for the gradient.
+    if tensorflow_training.use_custom_gradients(training):
+        return tensorflow_training.quick_gelu(x)
+    # Written as SiLU, it keeps one tensor less for the gradient.
     return ops.silu(1.702 * x) * (1 / 1.702)
 
 
-def gelu(x, training=None):
-    """Return the exact GELU, by the error function."""
+def gelu(x: Any, training: bool | None = None) -> Any:
+    """Return the exact GELU, which uses the error function."""
     return ops.gelu(x, approximate=False)
 
 
@@ -27,21 +28,31 @@ _ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu}
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class MLP(Quantizable):
-    """Linear, activation, linear, with dropout after each.
+    """Two linear layers with an activation between them, and dropout.
 
     Args:
-        embed_dim: Channels that come out.
-        mlp_ratio: Hidden width as a multiple of `embed_dim`, rounded down.
-        activation: `"quick_gelu"` or `"gelu"` (exact).
-        drop_rate: Dropout after the activation and after the last layer.
-        init: `"trunc_norm"` or `"xavier"`.
-        **kwargs: Of `keras.layers.Layer`.
+        embed_dim: Number of channels of the output.
+        mlp_ratio: Width of the hidden layer as a multiple of `embed_dim`, rounded
+            down. Defaults to `4.0`.
+        activation: `"quick_gelu"` or `"gelu"` (exact). Defaults to `"quick_gelu"`.
+        drop_rate: Dropout rate after the activation and after the second linear
+            layer, in [0, 1). Defaults to `0.0`.
+        init: Initial values of the linear layers, `"trunc_norm"` or `"xavier"`.
+            Defaults to `"trunc_norm"`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tokens (B, T, C) or a feature map (B, H, W, C).
 
     Returns:
-        Tokens (B, T, embed_dim) for tokens (B, T, C).
+        A tensor of the same shape with `embed_dim` channels.
 
     Raises:
         ValueError: If an argument is out of range.
+
+    Example:
+        >>> keras_cvt.layers.MLP(384)(keras.ops.ones((1, 197, 384))).shape
+        (1, 197, 384)
 
     Reference:
         `Mlp` of the official `lib/models/cls_cvt.py`.
@@ -54,30 +65,16 @@ class MLP(Quantizable):
         activation: str = "quick_gelu",
         drop_rate: float = 0.0,
         init: str = "trunc_norm",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         validation.check_int(1, embed_dim=embed_dim)
         validation.check_choice(validation.ACTIVATIONS, activation=activation)
         validation.check_rate(drop_rate=drop_rate)
-        self.embed_dim = embed_dim
-        self.mlp_ratio = mlp_ratio
-        self.activation = activation
-        self.drop_rate = drop_rate
-        self.init = init
+        arguments.store(self, MLP.__init__, locals())
         hidden_dim = validation.mlp_hidden_dim(embed_dim, mlp_ratio)
-        self.fc1 = keras.layers.Dense(
-            hidden_dim,
-            kernel_initializer=initializers.linear_kernel(init),
-            dtype=self.dtype_policy,
-            name="fc1",
-        )
-        self.fc2 = keras.layers.Dense(
-            embed_dim,
-            kernel_initializer=initializers.linear_kernel(init),
-            dtype=self.dtype_policy,
-            name="fc2",
-        )
+        self.fc1 = self._linear("fc1", hidden_dim)
+        self.fc2 = self._linear("fc2", embed_dim)
         self.dropout = keras.layers.Dropout(drop_rate, dtype=self.dtype_policy)
 
     def linear_layers(self) -> list[keras.layers.Dense]:
@@ -88,7 +85,7 @@ class MLP(Quantizable):
         self.fc2.build((*input_shape[:-1], self.fc1.units))
 
     def call(self, inputs, training=None):
-        # Two axes let TensorFlow fuse a Dense layer's product and bias.
+        # TensorFlow fuses product and bias if there are two axes.
         x = self.fc1(ops.reshape(inputs, (-1, inputs.shape[-1])))
         x = self.dropout(_ACTIVATIONS[self.activation](x, training))
         x = self.dropout(self.fc2(x))
@@ -99,11 +96,5 @@ class MLP(Quantizable):
         return (*input_shape[:-1], self.embed_dim)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "embed_dim": self.embed_dim,
-            "mlp_ratio": self.mlp_ratio,
-            "activation": self.activation,
-            "drop_rate": self.drop_rate,
-            "init": self.init,
-        }
+        own = arguments.select(MLP.__init__, vars(self))
+        return {**super().get_config(), **own}

@@ -1,9 +1,9 @@
-"""Keras's norms over the channels, faster to train on TensorFlow."""
+"""Keras's norms over the channels, with PyTorch's constants."""
 
 import keras
 from keras import ops
 
-from keras_cvt.layers import gradients
+from keras_cvt._utils import tensorflow_training
 from keras_cvt.layers.shapes import size
 
 
@@ -12,8 +12,8 @@ class LayerNorm(keras.layers.LayerNormalization):
     """`keras.layers.LayerNormalization` of the last axis, with PyTorch's epsilon.
 
     Args:
-        epsilon: Added to the variance.
-        **kwargs: Of `keras.layers.Layer`.
+        epsilon: Number that is added to the variance. Defaults to `1e-5`.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Returns:
         A tensor of the input's shape.
@@ -26,11 +26,11 @@ class LayerNorm(keras.layers.LayerNormalization):
         super().__init__(epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None):
-        if not gradients.use_custom_gradients(training):
+        if not tensorflow_training.use_custom_gradients(training):
             return super().call(inputs)
         rows = _rows(inputs)
         gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
-        rows = gradients.layer_norm(rows, gamma, beta, self.epsilon)
+        rows = tensorflow_training.layer_norm(rows, gamma, beta, self.epsilon)
         return _as_inputs(self, rows, inputs)
 
     def get_config(self):
@@ -41,13 +41,14 @@ class LayerNorm(keras.layers.LayerNormalization):
 class BatchNorm(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of the last axis, with PyTorch's constants.
 
-    As Keras's, it keeps a moving average of the batches' own variance; PyTorch's is
-    larger by n / (n - 1), where n counts the positions of a batch.
+    Like Keras's layer, it keeps a moving average of the batches' biased variance.
+    PyTorch's is larger by n / (n - 1), where n is the number of positions in a batch.
 
     Args:
-        momentum: Weight of the old statistics, which is 1 minus PyTorch's momentum.
-        epsilon: Added to the variance.
-        **kwargs: Of `keras.layers.Layer`.
+        momentum: Weight of the old statistics: 1 minus PyTorch's momentum. Defaults to
+            `0.9`.
+        epsilon: Number that is added to the variance. Defaults to `1e-5`.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Returns:
         A tensor of the input's shape.
@@ -60,12 +61,14 @@ class BatchNorm(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None):
-        # Frozen, it normalises by its moving statistics.
-        if not (self.trainable and gradients.use_custom_gradients(training)):
+        # A frozen layer normalises by its moving statistics.
+        if not (self.trainable and tensorflow_training.use_custom_gradients(training)):
             return super().call(inputs, training=training)
         rows = _rows(inputs)
         gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
-        rows, mean, variance = gradients.batch_norm(rows, gamma, beta, self.epsilon)
+        rows, mean, variance = tensorflow_training.batch_norm(
+            rows, gamma, beta, self.epsilon
+        )
         self._update(self.moving_mean, mean)
         self._update(self.moving_variance, variance)
         return _as_inputs(self, rows, inputs)

@@ -1,39 +1,52 @@
-"""From pixels to what the network's first layer expects."""
+"""The first layer of a model, which normalises images and stores facts about it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-# Of RGB in [0, 1]: the statistics that every published CvT was trained with.
+from keras_cvt._utils import arguments
+
+# Mean and standard deviation of RGB values in [0, 1], with which every published CvT
+# was trained.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ImagePreprocessing(keras.layers.Layer):
-    """Normalises RGB images of 0-255, and remembers how they are to be made.
+    """Normalises RGB images of 0-255 and stores facts about the model.
 
-    With `normalize=False` the images pass as they are. Either way the layer
-    carries `image_size`, `crop_ratio` and `labels`, so that a saved, loaded or cloned
-    model still knows the evaluation transform of its weights and what its outputs
-    mean.
+    With `normalize=False` the images pass unchanged. Either way the layer stores
+    what a graph cannot say: the evaluation transform, the class names and where the
+    weights come from. So a saved, loaded or cloned model still knows them. Read and
+    set them through the properties of `keras_cvt.CvTModel`.
 
     Args:
-        image_size: (height, width) of the images that the weights were evaluated
-            with, in pixels. The layer itself takes any size.
-        crop_ratio: Share of the resized image that the centre crop keeps, or None
-            if images were resized without a crop.
+        image_size: (height, width) in pixels of the images that the weights were
+            evaluated with. The layer itself takes any size. Defaults to `(224, 224)`.
+        crop_ratio: Share of the resized image that the centre crop keeps, or None if
+            images were resized without a crop. Defaults to `0.875`.
         normalize: Whether to subtract the ImageNet mean and divide by the ImageNet
-            standard deviation, per channel; needs 3 channels.
-        labels: Names of the model's classes, in the order of its outputs, if known.
-        **kwargs: Of `keras.layers.Layer`.
+            standard deviation of each channel. Needs 3 channels. Defaults to `True`.
+        class_names: Names of the model's classes, in the order of its outputs.
+            Defaults to `None`.
+        source_weights: Where the model's weights come from. Defaults to `None`.
+        output_kind: What the outputs are, if the graph alone does not tell. Defaults
+            to `None`.
+        **kwargs: Arguments of `keras.layers.Layer`. Also `labels`, the name of
+            `class_names` in files of version 0.1.0.
+
+    Call arguments:
+        inputs: Images (B, H, W, C), channels last. RGB of 0-255 if `normalize` is
+            True.
 
     Returns:
-        Images (B, H, W, C) of the input's shape, of the layer's compute dtype.
+        Images (B, H, W, C) in the layer's compute dtype.
 
     Raises:
-        ValueError: If `normalize` is True and the images have not 3 channels.
+        ValueError: If `normalize` is True and the images do not have 3 channels.
     """
 
     def __init__(
@@ -41,14 +54,21 @@ class ImagePreprocessing(keras.layers.Layer):
         image_size: tuple[int, int] = (224, 224),
         crop_ratio: float | None = 0.875,
         normalize: bool = True,
-        labels: Sequence[str] | None = None,
-        **kwargs,
+        class_names: Sequence[str] | None = None,
+        source_weights: str | None = None,
+        output_kind: str | None = None,
+        **kwargs: Any,
     ):
+        labels = kwargs.pop("labels", None)
         super().__init__(**kwargs)
-        self.image_size = tuple(image_size)
+        class_names = labels if class_names is None else class_names
+        height, width = image_size
+        self.image_size = (height, width)
         self.crop_ratio = crop_ratio
         self.normalize = normalize
-        self.labels = None if labels is None else tuple(labels)
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.source_weights = source_weights
+        self.output_kind = output_kind
 
     def build(self, input_shape):
         if self.normalize and input_shape[-1] != len(IMAGENET_MEAN):
@@ -71,10 +91,5 @@ class ImagePreprocessing(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "image_size": self.image_size,
-            "crop_ratio": self.crop_ratio,
-            "normalize": self.normalize,
-            "labels": self.labels,
-        }
+        own = arguments.select(ImagePreprocessing.__init__, vars(self))
+        return {**super().get_config(), **own}

@@ -1,20 +1,30 @@
-"""What the layers share that hold Dense layers: they survive saving quantized."""
+"""The base class of layers that keep their quantization when they are saved."""
 
 import keras
 
+from keras_cvt.layers import initializers
+
 
 class Quantizable(keras.layers.Layer):
-    """A layer whose configuration remembers how its Dense layers are quantized.
+    """A layer whose configuration contains the policies of its Dense layers.
 
-    `quantize` changes the policies of single layers; without them a layer made from
-    its configuration would not have the variables that were saved.
+    `quantize` gives each Dense layer another policy and other variables. A layer that
+    is made from its configuration needs the same policies to load those variables.
     """
 
-    # A method: Keras names what it saves by the attributes that hold it, and a
-    # property that holds layers is one.
+    # A method, because Keras would save a property that returns layers.
     def linear_layers(self) -> list[keras.layers.Dense]:
-        """Return the layers that `quantize` changes."""
+        """Return the layers that `quantize` changes, in a fixed order."""
         raise NotImplementedError
+
+    def _linear(self, name, units, use_bias=True):
+        return keras.layers.Dense(
+            units,
+            use_bias=use_bias,
+            kernel_initializer=initializers.linear_kernel(self.init),
+            dtype=self.dtype_policy,
+            name=name,
+        )
 
     def get_config(self):
         config = super().get_config()

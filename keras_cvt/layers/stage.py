@@ -1,8 +1,11 @@
-"""One stage of CvT: an embedding and its Transformer blocks."""
+"""One stage of CvT: a convolutional token embedding and Transformer blocks."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_cvt._utils import arguments
 from keras_cvt.config import StageConfig
 from keras_cvt.layers.block import ConvTransformerBlock
 from keras_cvt.layers.class_token import ClassToken, split_token
@@ -10,55 +13,68 @@ from keras_cvt.layers.conv_embed import ConvEmbed
 from keras_cvt.layers.quantizable import Quantizable
 from keras_cvt.layers.shapes import size
 
-_NOT_OF_A_BLOCK = (
-    "depth",
-    "patch_size",
-    "patch_stride",
-    "patch_padding",
-    "embed_drop_rate",
-)
-
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
 class ConvTransformerStage(Quantizable):
     """A convolutional token embedding followed by Transformer blocks.
 
     Args:
-        embed_dim: Channels of the stage's tokens.
+        embed_dim: Number of channels of the stage's tokens.
         depth: Number of blocks.
-        num_heads: Attention heads; must divide `embed_dim` without a `head_dim`.
-        patch_size: Kernel size of the embedding.
+        num_heads: Number of attention heads. Must divide `embed_dim`, unless
+            `head_dim` is given.
+        patch_size: Kernel size of the embedding, in pixels of the image or positions
+            of the map.
         patch_stride: Stride of the embedding.
         patch_padding: Zeros added on every side before the embedding.
-        activation: Of the MLPs: `"quick_gelu"` or `"gelu"`.
-        init: `"trunc_norm"` or `"xavier"`.
-        mlp_ratio: As in `keras_cvt.StageConfig`, like all that follow.
-        qkv_bias: See `keras_cvt.StageConfig`.
-        drop_rate: See `keras_cvt.StageConfig`.
-        attention_drop_rate: See `keras_cvt.StageConfig`.
-        drop_path_rate: Rate of the last block; block `i` has
-            `drop_path_rate * i / (depth - 1)`.
-        cls_token: Whether the stage adds a class token.
-        projection: See `keras_cvt.StageConfig`.
-        kernel_size: See `keras_cvt.StageConfig`.
-        padding_q: See `keras_cvt.StageConfig`.
-        padding_kv: See `keras_cvt.StageConfig`.
-        stride_q: See `keras_cvt.StageConfig`.
-        stride_kv: See `keras_cvt.StageConfig`.
-        head_dim: See `keras_cvt.StageConfig`.
-        scale: See `keras_cvt.StageConfig`.
-        shared_kv: See `keras_cvt.StageConfig`.
-        embed_drop_rate: See `keras_cvt.StageConfig`.
-        final_norm: Of the whole network, see `keras_cvt.CvTConfig`: a backbone,
-            which ends before that norm, remembers it here.
-        **kwargs: Of `keras.layers.Layer`.
+        mlp_ratio: Width of the MLPs' hidden layer, as a multiple of `embed_dim`.
+            Defaults to `4.0`.
+        qkv_bias: Whether the query, key and value layers have a bias. Defaults to
+            `True`.
+        drop_rate: Dropout rate after the embedding, the attention and both layers of
+            the MLP, in [0, 1). Defaults to `0.0`.
+        attention_drop_rate: Dropout rate of the attention weights, in [0, 1).
+            Defaults to `0.0`.
+        drop_path_rate: Rate of stochastic depth of the last block, in [0, 1). Block
+            `i` has `drop_path_rate * i / (depth - 1)`. Defaults to `0.0`.
+        cls_token: Whether the stage adds a class token. Defaults to `False`.
+        projection: Projection of the keys and values; see `ConvAttention`. Defaults
+            to `"dw_bn"`.
+        kernel_size: Kernel size of the projections. Defaults to `3`.
+        padding_q: Zeros that the query projection adds on every side. Defaults to
+            `1`.
+        padding_kv: Zeros that the key and value projections add on every side.
+            Defaults to `1`.
+        stride_q: Stride of the query projection. With `"dw_bn"` it must be 1.
+            Defaults to `1`.
+        stride_kv: Stride of the key and value projections. Defaults to `2`.
+        head_dim: Number of channels of each head, or None for
+            `embed_dim / num_heads`. Defaults to `None`.
+        scale: Scale of the attention scores; see `ConvAttention`. Defaults to
+            `"embed_dim"`.
+        shared_kv: Whether keys and values share one `ConvProjection`. Defaults to
+            `False`.
+        embed_drop_rate: Dropout rate after the embedding, or None for `drop_rate`.
+            Defaults to `None`.
+        activation: Activation of the MLPs, `"quick_gelu"` or `"gelu"`. Defaults to
+            `"quick_gelu"`.
+        init: Initial values of the linear layers, `"trunc_norm"` or `"xavier"`.
+            Defaults to `"trunc_norm"`.
+        final_norm: Does not change the stage. It is the `final_norm` of the network's
+            `keras_cvt.CvTConfig`. A backbone has no layer that shows it, so the
+            stages store it. Defaults to `True`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: An image or a feature map (B, H, W, C).
 
     Returns:
-        For a map (B, H, W, C), a map (B, H', W', embed_dim); with a class token
-        the pair of that map and the token, (B, embed_dim).
+        A feature map (B, H', W', embed_dim), where H' and W' are those of the
+        embedding; see `ConvEmbed`. With `cls_token=True`, a tuple of that map and the
+        class token (B, embed_dim).
 
     Raises:
-        ValueError: If an argument is out of range or the input too small.
+        ValueError: If an argument is out of range or the input is too small.
 
     Example:
         >>> stage = keras_cvt.layers.ConvTransformerStage(
@@ -100,34 +116,11 @@ class ConvTransformerStage(Quantizable):
         activation: str = "quick_gelu",
         init: str = "trunc_norm",
         final_norm: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        # One record holds and checks the arguments, as in a whole network.
-        self.config = StageConfig(
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            patch_size=patch_size,
-            patch_stride=patch_stride,
-            patch_padding=patch_padding,
-            mlp_ratio=mlp_ratio,
-            qkv_bias=qkv_bias,
-            drop_rate=drop_rate,
-            attention_drop_rate=attention_drop_rate,
-            drop_path_rate=drop_path_rate,
-            cls_token=cls_token,
-            projection=projection,
-            kernel_size=kernel_size,
-            padding_q=padding_q,
-            padding_kv=padding_kv,
-            stride_q=stride_q,
-            stride_kv=stride_kv,
-            head_dim=head_dim,
-            scale=scale,
-            shared_kv=shared_kv,
-            embed_drop_rate=embed_drop_rate,
-        )
+        # `StageConfig` has arguments of the same names, and checks them.
+        self.config = StageConfig(**arguments.select(StageConfig.__init__, locals()))
         self.activation = activation
         self.init = init
         self.final_norm = final_norm
@@ -153,15 +146,10 @@ class ConvTransformerStage(Quantizable):
         )
 
     def _block(self, i):
-        fields = vars(self.config).copy()
-        for name in _NOT_OF_A_BLOCK:
-            fields.pop(name)
-        rate = fields.pop("drop_path_rate") * i / max(self.config.depth - 1, 1)
+        rate = self.config.drop_path_rate * i / max(self.config.depth - 1, 1)
+        values = vars(self) | vars(self.config) | {"drop_path_rate": rate}
         return ConvTransformerBlock(
-            **fields,
-            drop_path_rate=rate,
-            activation=self.activation,
-            init=self.init,
+            **arguments.select(ConvTransformerBlock.__init__, values),
             dtype=self.dtype_policy,
             name=str(i),
         )
@@ -189,12 +177,11 @@ class ConvTransformerStage(Quantizable):
         return self._outputs(x, height, width)
 
     def _outputs(self, x, height, width):
-        channels = self.config.embed_dim
+        map_shape = (-1, height, width, self.config.embed_dim)
         if not self.config.cls_token:
-            return ops.reshape(x, (-1, height, width, channels))
+            return ops.reshape(x, map_shape)
         token, tokens = split_token(x)
-        feature_map = ops.reshape(tokens, (-1, height, width, channels))
-        return feature_map, token[:, 0]
+        return ops.reshape(tokens, map_shape), token[:, 0]
 
     def compute_output_shape(self, input_shape):
         map_shape = self.patch_embed.compute_output_shape(input_shape)
@@ -213,13 +200,26 @@ class ConvTransformerStage(Quantizable):
 
 
 class BlockStack(keras.layers.Layer):
-    """The blocks of a stage, one after the other.
+    """The blocks of one stage, in sequence.
 
-    It exists so that a variable's path reads like its official key:
-    `stage2/blocks/3/attn/proj_q/kernel`. Only a stage makes one.
+    It gives variables paths like the official keys:
+    `stage2/blocks/3/attn/proj_q/kernel`. It is not registered with Keras, because
+    only a stage creates it.
+
+    Args:
+        blocks: The blocks, first to last.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tokens (B, T, C).
+        height: Number of rows of the feature map that the tokens come from.
+        width: Number of columns of that map.
+
+    Returns:
+        Tokens (B, T, C).
     """
 
-    def __init__(self, blocks, **kwargs):
+    def __init__(self, blocks: list[ConvTransformerBlock], **kwargs: Any):
         super().__init__(**kwargs)
         self.blocks = blocks
 

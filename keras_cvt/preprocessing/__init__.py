@@ -1,8 +1,8 @@
-"""From image files, arrays or tensors to what a CvT takes, and back to names.
+"""From image files, arrays or tensors to pixels, and from scores to class names.
 
 The pixels are those of the official evaluation (`lib/dataset/transformas/build.py`
-of microsoft/CvT: torchvision's transforms over PIL). Normalisation is not here: it
-is part of the model, see `keras_cvt.layers.ImagePreprocessing`.
+of microsoft/CvT, which uses torchvision's transforms on PIL images). The model itself
+normalises them, see `keras_cvt.layers.ImagePreprocessing`.
 """
 
 from keras_cvt.eval_transform import EvalTransform

@@ -1,18 +1,16 @@
-"""What may be an image: arrays of any framework, checked."""
+"""Checks and conversions of image arrays, of any framework."""
 
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
-# From `check_values` up to the line that called `preprocess_input`.
-_CALLER = 6
+from keras_cvt._utils.user_warnings import warn
 
 
 def is_tensorflow(images: Any) -> bool:
-    """Tell whether this is TensorFlow's, a tensor or anything else of it."""
-    # By name, so that the other backends' users need no TensorFlow.
+    """Tell whether this is an object of TensorFlow, a tensor or anything else."""
+    # By name, so that users of the other backends do not need TensorFlow.
     return type(images).__module__.partition(".")[0] == "tensorflow"
 
 
@@ -23,7 +21,7 @@ def is_array(images: Any) -> bool:
             "`preprocess_input` works on images, not on the symbolic inputs of a "
             f"Keras model. Received: {images!r}"
         )
-    # NumPy's strings are paths although they have a shape.
+    # A NumPy string has a shape, but it is a path.
     return hasattr(images, "shape") and not isinstance(images, str)
 
 
@@ -39,8 +37,12 @@ def to_numpy(array: Any) -> np.ndarray:
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
-def pixels(images: Any) -> np.ndarray:
-    """Return images as uint8 or float32 (H, W, C) or (B, H, W, C), checked."""
+def to_pixels(images: Any) -> np.ndarray:
+    """Return images as uint8 or float32 (H, W, C) or (B, H, W, C).
+
+    Raises:
+        ValueError: If they have another shape, or values that are not pixels.
+    """
     array = to_numpy(images)
     check_shape(array.shape)
     check_values(array)
@@ -48,28 +50,28 @@ def pixels(images: Any) -> np.ndarray:
 
 
 def check_shape(shape: tuple[int | None, ...]) -> None:
-    """Refuse what is not (H, W, C) or (B, H, W, C), with the way out."""
+    """Raise ValueError with a suggested fix unless (H, W, C) or (B, H, W, C)."""
     if len(shape) == 2:
-        raise ValueError(
+        problem = (
             "Images need a channel axis: `image[..., None]` for one channel, or "
-            "`np.stack([image] * 3, axis=-1)` for a grayscale image as RGB. "
-            f"Received: shape={shape}"
+            "`np.stack([image] * 3, axis=-1)` for a greyscale image as RGB."
         )
-    if len(shape) not in (3, 4):
-        raise ValueError(
-            f"Images must be (H, W, C) or (B, H, W, C). Received: shape={shape}"
-        )
-    if 0 in shape:
-        raise ValueError(f"The images have no pixels. Received: shape={shape}")
-    if shape[-3] in (1, 3) and (shape[-1] or 0) > 4:
-        raise ValueError(
-            "Images must be channels last; these look channels first. "
-            f"Received: shape={shape}"
-        )
+    elif len(shape) not in (3, 4):
+        problem = "Images must be (H, W, C) or (B, H, W, C)."
+    elif 0 in shape:
+        problem = "The images have no pixels."
+    elif shape[-3] in (1, 3) and (shape[-1] or 0) > 4:
+        problem = "Images must be channels last; these look channels first."
+    else:
+        return
+    raise ValueError(f"{problem} Received: shape={shape}")
 
 
 def check_values(array: np.ndarray) -> None:
-    """Refuse what are no pixels of 0-255; warn about floats that look normalised."""
+    """Raise ValueError for values that are not pixels in 0-255.
+
+    Warn about floats that look normalised, or that exceed 255.
+    """
     if array.dtype == np.uint8:
         return
     if array.dtype.kind not in "uif":
@@ -77,29 +79,20 @@ def check_values(array: np.ndarray) -> None:
             f"Pixels must be integers or floats. Received: dtype={array.dtype}"
         )
     low, high = array.min(), array.max()
-    if not np.isfinite([low, high]).all():
+    out_of_range = low < 0 or high > 255
+    if not np.isfinite([low, high]).all() or array.dtype.kind != "f" and out_of_range:
         raise ValueError(
-            f"Pixels must be finite. Received: values from {low} to {high}"
+            "Pixels must be finite numbers in 0-255. "
+            f"Received: values from {low} to {high}"
         )
-    if array.dtype.kind in "ui":
-        if low < 0 or high > 255:
-            raise ValueError(
-                f"Pixels must be in 0-255. Received: values from {low} to {high}"
-            )
-    elif low < 0 or 0 < high <= 1:
-        warnings.warn(
+    if array.dtype.kind == "f" and (low < 0 or 0 < high <= 1):
+        warn(
             f"The images look normalised already (values from {low:.4g} to "
             f"{high:.4g}). `preprocess_input` takes 0-255 and clips other values; "
-            "the model normalises.",
-            UserWarning,
-            stacklevel=_CALLER,
+            "the model normalises."
         )
     elif high > 255:
-        warnings.warn(
-            f"Values above 255 are clipped (the largest is {high:.6g}).",
-            UserWarning,
-            stacklevel=_CALLER,
-        )
+        warn(f"Values above 255 are clipped (the largest is {high:.6g}).")
 
 
 def describe(value: Any) -> str:

@@ -1,64 +1,59 @@
-"""The one function that turns whatever people hold into what a CvT takes."""
+"""`preprocess_input`: files, arrays and tensors to the pixels that a CvT takes."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from keras_cvt import zoo
+from keras_cvt._utils.optional import tf
 from keras_cvt.eval_transform import EvalTransform
+from keras_cvt.models import CvTModel
+from keras_cvt.preprocessing import pil
 from keras_cvt.preprocessing.arrays import describe, is_array, is_tensorflow
-from keras_cvt.preprocessing.pil import (
-    to_pil,
-    transform_arrays,
-    transform_list,
-    transform_pil,
-)
 from keras_cvt.preprocessing.tensors import transform_tensor
-
-if TYPE_CHECKING:
-    import numpy as np
-    import tensorflow as tf
 
 
 def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Tensor":
-    """Decode, resize and crop images as some weights were evaluated.
+    """Decode, resize and crop images as in the evaluation of a model's weights.
 
-    The resampling is PIL's antialiased bicubic. Pixel values stay 0-255: a CvT
-    normalises them itself unless it was built with `include_preprocessing=False`.
+    The resampling is PIL's antialiased bicubic. Pixel values stay in 0-255: a CvT
+    normalises them itself, unless it was built with `include_preprocessing=False`.
 
-    Everything but a TensorFlow tensor goes through PIL, and a single image becomes
-    a batch of one. TensorFlow tensors keep their rank, so that the same call works
-    on single images and on batches inside `tf.data.Dataset.map`; this is true of
-    eager ones, too. They come within 2 levels of PIL. Read JPEG files for them with
-    `tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")`, as
+    Everything except TensorFlow tensors goes through PIL, and a single image becomes
+    a batch of one. A TensorFlow tensor keeps its rank, eager or symbolic, so that the
+    same call works on single images and on batches inside `tf.data.Dataset.map`. The
+    result is within 2 levels of PIL. Read JPEG files for it with
+    `tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")`:
     TensorFlow's default decoder is up to 10 levels off.
 
     Args:
         images: One of
 
             - a path (str or `os.PathLike`) of a file that PIL reads,
-            - a PIL image of any mode, which PIL converts to RGB: transparency is
-              dropped, and an EXIF orientation is not applied, as in torchvision's
-              `ImageFolder` and hence the official evaluation,
+            - a PIL image of any mode. PIL converts it to RGB, which drops
+              transparency. An EXIF orientation is not applied. Both are so in
+              torchvision's `ImageFolder` and hence in the official evaluation,
             - an array or an eager tensor of NumPy, JAX or PyTorch, channels last,
               (H, W, C) or (B, H, W, C), integers or floats in 0-255, with any
-              number of channels: they are resized one by one,
+              number of channels. Each channel is resized by itself,
             - a list or tuple of these, one image each, of any sizes: a batch,
             - a TensorFlow tensor, (H, W, C) or (B, H, W, C), eager or symbolic.
 
-            Floats outside 0-255 are clipped, also those that bicubic makes.
-        model_or_weights: A CvT model (anything with a property `eval_transform`),
+            Floats outside 0-255 are clipped, also those that bicubic resampling makes.
+        model_or_weights: A CvT model (or any object with a property `eval_transform`),
             an `EvalTransform`, or a tag of `keras_cvt.list_weights()`, such as
             `"imagenet_384"` or `"cvtw24/imagenet"`.
 
     Returns:
-        float32 images in 0-255: a NumPy array (B, height, width, C), or for a
-        TensorFlow tensor a tensor of its rank with static height and width.
+        float32 images in 0-255. A NumPy array (B, height, width, C); for a TensorFlow
+        tensor, a tensor of the same rank with static height and width.
 
     Raises:
         FileNotFoundError: If a path does not exist.
         TypeError: If `images` or `model_or_weights` is of a type not named above.
-        ValueError: If an image is empty, unreadable or not (H, W, C), holds values
-            that are not finite or integers outside 0-255, or has not the model's
-            channels, or if the tag is unknown.
+        ValueError: If an image is empty, unreadable or not (H, W, C), if it holds
+            integers outside 0-255 or values that are not finite, if it does not have
+            the model's number of channels, or if the tag is unknown.
 
     Warns:
         UserWarning: If floats look normalised already (negative, or none above 1)
@@ -77,28 +72,31 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
     Reference:
         `build_transforms` of the official `lib/dataset/transformas/build.py`.
     """
-    transformed = _transformed(images, _eval_transform(model_or_weights))
-    taken = getattr(getattr(model_or_weights, "input", None), "shape", (None,))[-1]
+    channels = None
+    if isinstance(model_or_weights, CvTModel):
+        description = model_or_weights.description
+        model_or_weights, channels = description.eval_transform, description.channels
+    transformed = _transform(images, _eval_transform(model_or_weights))
     given = transformed.shape[-1]
-    if None not in (taken, given) and given != taken:
+    if None not in (channels, given) and given != channels:
         raise ValueError(
-            f"Expected images of {taken} channels, as the model takes. "
+            f"Expected images of {channels} channels, as the model takes. "
             f"Received: {given} channels"
         )
     return transformed
 
 
-def _transformed(images, transform):
+def _transform(images, transform):
     if is_tensorflow(images):
         return transform_tensor(images, transform)
     if isinstance(images, (list, tuple)):
-        return transform_list(images, transform)
+        return pil.transform_list(images, transform)
     if is_array(images):
-        return transform_arrays(images, transform)
-    return transform_pil(to_pil(images), transform)[None]
+        return pil.transform_arrays(images, transform)
+    return pil.transform_pil(pil.to_pil(images), transform)[None]
 
 
-def _eval_transform(model_or_weights: Any) -> EvalTransform:
+def _eval_transform(model_or_weights):
     if isinstance(model_or_weights, EvalTransform):
         return model_or_weights
     if isinstance(model_or_weights, str):
@@ -106,7 +104,7 @@ def _eval_transform(model_or_weights: Any) -> EvalTransform:
     transform = getattr(model_or_weights, "eval_transform", None)
     if not isinstance(transform, EvalTransform):
         raise TypeError(
-            "`model_or_weights` must say how its images are made: a CvT model, an "
+            "`model_or_weights` must state the evaluation transform: a CvT model, an "
             "`EvalTransform` or a tag of `keras_cvt.list_weights()`. For a model "
             "built around a CvT, pass that CvT. "
             f"Received: {describe(model_or_weights)}"

@@ -1,4 +1,4 @@
-"""From a CvT's scores to the names of the ImageNet-1k classes."""
+"""Class names of ImageNet-1k for the scores of a CvT."""
 
 import functools
 import importlib.resources
@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from keras_cvt._utils import validation
 from keras_cvt.preprocessing.arrays import to_numpy
 
 _NUM_CLASSES = 1000
 
 
 def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """Name the ImageNet-1k classes with the highest scores.
+    """Return the ImageNet-1k classes with the highest scores.
 
     Args:
-        preds: Scores (B, 1000), probabilities or logits: an array or an eager
-            tensor of any backend.
-        top: How many classes to name an image, 1-1000.
+        preds: Probabilities or logits (B, 1000): an array or an eager tensor of any
+            backend.
+        top: How many classes to return for each image, 1-1000. Defaults to `5`.
 
     Returns:
-        A list an image of `(wnid, name, score)`, highest score first, as
+        One list per image of `(wnid, name, score)`, highest score first, as
         `keras.applications` returns them.
 
     Raises:
@@ -31,14 +32,8 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
         >>> decode_predictions(np.eye(1000)[:1], top=1)
         [[('n01440764', 'tench', 1.0)]]
     """
-    if (
-        isinstance(top, bool)
-        or not isinstance(top, int)
-        or not 1 <= top <= _NUM_CLASSES
-    ):
-        raise ValueError(
-            f"`top` must be an integer from 1 to {_NUM_CLASSES}. Received: top={top!r}"
-        )
+    validation.check_int(1, top=top)
+    validation.check_at_most(_NUM_CLASSES, top=top)
     scores = to_numpy(preds)
     if scores.ndim != 2 or scores.shape[1] != _NUM_CLASSES:
         raise ValueError(
@@ -53,7 +48,7 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     return decoded
 
 
-def imagenet_labels() -> list[str]:
+def imagenet_class_names() -> list[str]:
     """Return the names of the ImageNet-1k classes, in the order of the logits."""
     return [name for _, name in imagenet_classes()]
 

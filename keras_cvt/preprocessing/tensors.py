@@ -1,28 +1,27 @@
-"""The evaluation transform by TensorFlow, on tensors eager and symbolic."""
+"""The evaluation transform with TensorFlow, for eager and symbolic tensors."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from keras_cvt._utils.optional import tf
 from keras_cvt.eval_transform import EvalTransform
-from keras_cvt.preprocessing.arrays import (
-    check_shape,
-    check_values,
-    describe,
-    to_numpy,
-)
-from keras_cvt.preprocessing.transform import (
-    crop_offset,
-    resized_size,
-    vertical_first,
-)
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from keras_cvt.preprocessing.arrays import check_shape, check_values, describe, to_numpy
+from keras_cvt.preprocessing.transform import crop_offset, resized_size, vertical_first
 
 
 def transform_tensor(images: Any, transform: EvalTransform) -> "tf.Tensor":
-    """Resize and crop (H, W, C) or (B, H, W, C); the rank stays."""
-    import tensorflow as tf
+    """Resize and crop images (H, W, C) or (B, H, W, C) of 0-255.
 
+    Args:
+        images: Integers or floats, eager or symbolic.
+        transform: The size and the crop.
+
+    Returns:
+        float32 of the same rank, with a static height and width.
+
+    Raises:
+        TypeError: If `images` is not a dense tensor.
+        ValueError: If its type, its shape or its values are not those of images.
+    """
     images = _checked_tensor(images)
     # PIL rounds 8-bit images after each of its two passes.
     rounds = images.dtype.is_integer
@@ -48,13 +47,13 @@ def transform_tensor(images: Any, transform: EvalTransform) -> "tf.Tensor":
     return images[0] if single else images
 
 
-def resize_tensor(images: "tf.Tensor", size: Any) -> "tf.Tensor":
+def resize_tensor(
+    images: "tf.Tensor", size: "tuple[int, int] | tf.Tensor"
+) -> "tf.Tensor":
     """Resize (..., H, W, C) by antialiased bicubic interpolation, to float32.
 
-    Images of that size already are left alone, which is the same and costs nothing.
+    Images that have this size already stay the same, at no cost.
     """
-    import tensorflow as tf
-
     images = tf.cast(images, "float32")
     return tf.cond(
         tf.reduce_all(tf.shape(images)[-3:-1] == size),
@@ -63,13 +62,11 @@ def resize_tensor(images: "tf.Tensor", size: Any) -> "tf.Tensor":
     )
 
 
-def _checked_tensor(images: Any) -> "tf.Tensor":
-    import tensorflow as tf
-
+def _checked_tensor(images):
     if not isinstance(images, (tf.Tensor, tf.Variable)):
         raise TypeError(
-            "Of TensorFlow, `preprocess_input` takes dense tensors; call it inside "
-            f"`dataset.map` for a dataset. Received: {describe(images)}"
+            "`preprocess_input` takes TensorFlow's dense tensors; for a dataset, call "
+            f"it inside `dataset.map`. Received: {describe(images)}"
         )
     images = tf.convert_to_tensor(images)
     if images.dtype == tf.string:
@@ -85,9 +82,9 @@ def _checked_tensor(images: Any) -> "tf.Tensor":
         )
     if images.shape.rank is None:
         raise ValueError(
-            "The tensor's rank is unknown; `tf.ensure_shape(image, (None, None, 3))` "
-            "states it, and `tf.io.decode_image` knows it with "
-            f"`expand_animations=False`. Received: {images!r}"
+            "The tensor's rank is unknown. State it with "
+            "`tf.ensure_shape(image, (None, None, 3))`, or call `tf.io.decode_image` "
+            f"with `expand_animations=False`. Received: {images!r}"
         )
     check_shape(tuple(images.shape))
     if tf.executing_eagerly():

@@ -1,7 +1,9 @@
-"""How the official evaluation resizes and crops: sizes and offsets in pixels."""
+"""Sizes and offsets, in pixels, of the official resize and centre crop."""
 
 from collections.abc import Callable
 from typing import Any
+
+import PIL
 
 from keras_cvt.eval_transform import EvalTransform
 
@@ -18,7 +20,7 @@ def resized_size(
     cover_height, cover_width = (
         int(size / transform.crop_ratio) for size in transform.image_size
     )
-    # The smaller scale falls short on one side, where the other's result is larger.
+    # The scale of either side covers that side; the larger result covers both.
     return (
         maximum(cover_height, cover_width * height // width),
         maximum(cover_width, cover_height * width // height),
@@ -26,20 +28,19 @@ def resized_size(
 
 
 def crop_offset(size: Any, crop: int) -> Any:
-    """Return torchvision's `int(round((size - crop) / 2))`: halves go to even."""
+    """Return torchvision's `int(round((size - crop) / 2))`: half rounds to even."""
     half, rest = (size - crop) // 2, (size - crop) % 2
     return half + rest * (half % 2)
 
 
 def vertical_first(height: Any, width: Any, new_height: Any, new_width: Any) -> Any:
-    """Tell which of PIL's two passes comes first; between them, it clips and rounds.
+    """Tell whether PIL resizes the height before the width.
 
-    Since 13, Pillow starts with the height where that shrinks by more than twice as
-    many pixels as the width. The other order is up to 13 levels off at sharp edges.
+    PIL clips and rounds between its two passes, so that their order matters: the
+    wrong one is up to 13 levels off at sharp edges. Since version 13, Pillow starts
+    with the height if that shrinks by more than twice as many pixels as the width.
     """
-    from PIL import __version__ as version
-
-    if int(version.split(".")[0]) < 13:
+    if int(PIL.__version__.split(".")[0]) < 13:
         return False
     shrinks = height > new_height
     return shrinks & (height - new_height > 2 * (width - new_width))

@@ -1,4 +1,4 @@
-"""Training as the paper trains, and the tools of fine-tuning."""
+"""The paper's training recipes, tools for fine-tuning, and runs that resume."""
 
 from keras_cvt.training.distribution import KINDS as DISTRIBUTIONS
 from keras_cvt.training.distribution import distribute

@@ -9,8 +9,8 @@ import keras
 KINDS = ("none", "data_parallel", "mirrored")
 
 
-def processes() -> tuple[int, int]:
-    """Return this process's index and how many there are."""
+def process_index_and_count() -> tuple[int, int]:
+    """Return this process's index, and the number of processes."""
     if keras.backend.backend() != "jax":
         return 0, 1
     import jax
@@ -18,22 +18,29 @@ def processes() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
-def devices() -> int:
-    """Return over how many devices of all processes batches are split now."""
+def device_count() -> int:
+    """Return the number of devices, of all processes, that share each batch."""
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.distribute.get_strategy().num_replicas_in_sync
+        return batch_norm_replicas()
     distribution = keras.distribution.distribution()
     return 1 if distribution is None else distribution.device_mesh.devices.size
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Let this process do inside what the other processes do not take part in.
+def batch_norm_replicas() -> int:
+    """Return into how many parts a batch is split for its statistics."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
 
-    Saving, for one: Keras then makes variables, which all processes would have to make
-    together under a distribution of several processes.
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+@contextlib.contextmanager
+def without_distribution() -> Iterator[None]:
+    """Switch off the distribution for what only this process does.
+
+    Saving is an example: Keras makes variables for it. Under a distribution of several
+    processes, all of them would have to make these variables together.
     """
     if keras.backend.backend() != "jax":
         yield
@@ -48,30 +55,33 @@ def alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def distribute(kind: str, batch_size: int) -> Iterator[None]:
-    """Spread everything that is built and trained inside over the devices.
+    """Share the training of what is built inside among several devices.
 
     - `"data_parallel"` (JAX): `keras.distribution.DataParallel` over all devices of
-      all processes. For several processes each sets Keras's environment variables
+      all processes. Each of several processes sets Keras's environment variables
       `KERAS_DISTRIBUTION_JOB_ADDRESSES` (`host:port` of every process, separated by
       commas), `KERAS_DISTRIBUTION_NUM_PROCESSES` and
-      `KERAS_DISTRIBUTION_PROCESS_ID`. BatchNorm sees the global batch, so that the
-      result is that of one device.
+      `KERAS_DISTRIBUTION_PROCESS_ID`. BatchNorm sees the global batch. So the result
+      is that of one device.
     - `"mirrored"` (TensorFlow): `tf.distribute.MirroredStrategy` over this machine's
       accelerators. BatchNorm sees each replica's share of the batch, as in the
-      official code without SyncBN, so that the result is another than one device's
-      (Keras's `synchronized=True` fails there); where it is frozen, the same.
+      official code without SyncBN. So the result differs from that of one device,
+      unless BatchNorm is frozen. (Keras's `synchronized=True` fails there.)
     - `"none"`: one device.
 
-    Keras 3 does not run TensorFlow's `MultiWorkerMirroredStrategy`: take JAX for
+    Keras 3 does not run TensorFlow's `MultiWorkerMirroredStrategy`. Use JAX for
     several machines; the same script runs there.
 
     Args:
         kind: One of `KINDS`.
-        batch_size: The global batch size.
+        batch_size: Global batch size: images per step on all devices together.
+
+    Yields:
+        Nothing. Build, compile and fit the model inside of the `with` block.
 
     Raises:
-        ValueError: If the backend cannot do it, or the devices cannot split the
-            batch evenly.
+        ValueError: If the backend does not support it, or the devices cannot split
+            the batch evenly.
     """
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
@@ -87,7 +97,8 @@ def distribute(kind: str, batch_size: int) -> Iterator[None]:
     elif kind == "mirrored":
         import tensorflow as tf
 
-        # Its default takes accelerators only; without any, all (virtual) processors.
+        # By default it takes accelerators only. If there are none, take all (virtual)
+        # processors.
         devices = [
             device.name
             for device in tf.config.list_logical_devices("GPU")
@@ -108,7 +119,7 @@ def _data_parallel(batch_size):
     devices = keras.distribution.list_devices()
     _check_split(batch_size, len(devices))
     before = keras.distribution.distribution()
-    # `keras_cvt.data` gives each process its share of every batch already.
+    # `keras_cvt.data` already gives each process its share of every batch.
     keras.distribution.set_distribution(
         keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
     )

@@ -1,8 +1,8 @@
-"""What people do to a trained network before they train it further."""
+"""Freezing, layer-wise learning rates and LoRA, to fine-tune a trained network."""
 
 import math
 
-from keras_cvt import validation
+from keras_cvt._utils import validation
 from keras_cvt.models import CvTModel
 
 LORA_TARGETS = ("proj_q", "proj_v")
@@ -10,14 +10,14 @@ _LORA_LAYERS = ("proj_q", "proj_k", "proj_v", "proj", "fc1", "fc2")
 
 
 def freeze_stages(model: CvTModel, count: int) -> None:
-    """Freeze the first stages; the others, the norm and the head train.
+    """Freeze the first stages. The other stages, the norm and the head train.
 
-    BatchNorm in a frozen stage uses its running statistics and leaves them alone,
-    as Keras does for every layer that is not trainable. Compile afterwards.
+    BatchNorm in a frozen stage uses its running statistics and does not change them,
+    as in every frozen Keras layer. Compile the model afterwards.
 
     Args:
-        model: A CvT; freezing does not change what it computes.
-        count: How many stages, from the image on, to freeze: 0 unfreezes all.
+        model: A CvT. Freezing does not change its outputs.
+        count: Number of stages to freeze, counted from the image; 0 unfreezes all.
 
     Raises:
         ValueError: If the model has fewer stages.
@@ -32,11 +32,11 @@ def freeze_stages(model: CvTModel, count: int) -> None:
 
 
 def layer_learning_rates(model: CvTModel, decay: float) -> dict[str, float]:
-    """Return multipliers that let layers learn the slower the closer to the image.
+    """Return learning-rate multipliers that shrink towards the input.
 
-    The head and the last norm have 1, the last block `decay`, the one before it
-    `decay**2`, and so on; a stage's embedding and class token go with its first
-    block.
+    The head and the last norm have 1, the last block `decay`, the block before it
+    `decay**2`, and so on. A stage's embedding and class token have the multiplier of
+    its first block.
 
     Args:
         model: A CvT.
@@ -48,6 +48,12 @@ def layer_learning_rates(model: CvTModel, decay: float) -> dict[str, float]:
 
     Raises:
         ValueError: If `decay` is not in (0, 1].
+
+    Example:
+        ```python
+        multipliers = keras_cvt.training.layer_learning_rates(model, 0.9)
+        recipe.compile(model, 64, steps_per_epoch=100, multipliers=multipliers)
+        ```
 
     Reference:
         ELECTRA (arXiv 2003.10555), section 3.2; BEiT (arXiv 2106.08254), section 2.4.
@@ -72,30 +78,33 @@ def enable_lora(
 ) -> int:
     """Freeze the body and train two thin matrices beside each target's kernel.
 
-    It is `keras.layers.Dense.enable_lora`. Head and last norm keep training.
-    Compile afterwards. Saving and loading keep what was learned.
+    It calls `keras.layers.Dense.enable_lora` on the targets. The head and the last
+    norm keep training. Compile the model afterwards. The matrices are saved and loaded
+    with the model.
 
     Args:
         model: A CvT with its weights loaded.
         rank: Inner size of the pair of matrices.
-        targets: Linear layers of every block: of `proj_q`, `proj_k`, `proj_v`,
-            `proj`, `fc1`, `fc2`.
-        alpha: Scale `alpha / rank` of the update; None is `rank`.
+        targets: Names of linear layers of every block: `"proj_q"`, `"proj_k"`,
+            `"proj_v"`, `"proj"`, `"fc1"` or `"fc2"`. Defaults to
+            `("proj_q", "proj_v")`.
+        alpha: The update is scaled by `alpha / rank`. None sets it to `rank`. Defaults
+            to `None`.
 
     Returns:
-        How many parameters train now.
+        Number of parameters that train now.
 
     Raises:
         ValueError: If a target is unknown or `rank` is not positive.
 
     Reference:
-        LoRA, arXiv 2106.09685.
+        "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
     """
     validation.check_int(1, rank=rank)
     unknown = sorted(set(targets) - set(_LORA_LAYERS))
     if unknown or not targets:
         raise ValueError(
-            f"`targets` are layers of {_LORA_LAYERS}. Received: targets={targets!r}"
+            f"`targets` must be among {_LORA_LAYERS}. Received: targets={targets!r}"
         )
     for stage in model.stages:
         stage.patch_embed.trainable = False

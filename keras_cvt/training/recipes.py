@@ -1,4 +1,4 @@
-"""The paper's training recipes as data that one can read and override."""
+"""The paper's training recipes, as data to read and override."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,8 +7,9 @@ from typing import Any
 
 import keras
 
-from keras_cvt import validation
+from keras_cvt._utils import validation
 from keras_cvt.data import Augmentation
+from keras_cvt.description import find_head
 from keras_cvt.training.optimizers import NO_DECAY, SGD, AdamW
 
 _OPTIMIZERS = ("adamw", "sgd")
@@ -16,28 +17,33 @@ _OPTIMIZERS = ("adamw", "sgd")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a CvT is trained: all of it but the data and the number of devices.
+    """All settings of a training but the data and the number of devices.
 
-    `dataclasses.replace(recipe, epochs=100)` overrides. Either `epochs` or `steps`
-    says how long.
+    `dataclasses.replace(recipe, epochs=100)` overrides. Set either `epochs` or
+    `steps`, and the other to None.
 
     Attributes:
-        optimizer: `"adamw"` or `"sgd"`.
-        image_size: Height and width of the training images, in pixels.
-        batch_size: The global batch size that the paper trains with.
-        epochs: Passes over the data, or None.
-        steps: Optimizer steps, or None.
-        learning_rate: Peak for a global batch of `learning_rate_batch` images; it
-            scales with the batch.
-        learning_rate_batch: See `learning_rate`.
-        warmup_epochs: Epochs of linear growth from `warmup_learning_rate`.
-        warmup_learning_rate: Where the learning rate starts; not scaled.
-        final_learning_rate: Where the cosine ends; not scaled.
-        weight_decay: Decoupled weight decay.
-        no_decay: Names of the variables that it leaves out.
-        momentum: Of SGD.
-        label_smoothing: In [0, 1).
-        drop_path_rate: Stochastic depth of the last stage, for the builder.
+        optimizer: `"adamw"` or `"sgd"`. Defaults to `"adamw"`.
+        image_size: Height and width of the training images, in pixels. Defaults to
+            `224`.
+        batch_size: Global batch size of the paper. Defaults to `2048`.
+        epochs: Number of passes over the data, or None. Defaults to `300`.
+        steps: Number of optimizer steps, or None. Defaults to `None`.
+        learning_rate: Peak for a global batch of `learning_rate_batch` images. It
+            scales with the batch size. Defaults to `0.00025`.
+        learning_rate_batch: See `learning_rate`. Defaults to `256`.
+        warmup_epochs: Number of epochs in which the learning rate grows linearly from
+            `warmup_learning_rate`. Defaults to `5`.
+        warmup_learning_rate: First learning rate, not scaled. Defaults to `1e-6`.
+        final_learning_rate: Last learning rate, not scaled. Defaults to `1e-5`.
+        weight_decay: Decoupled weight decay. Defaults to `0.05`.
+        no_decay: Names of the variables that are not decayed. Defaults to
+            `("bias", "gamma", "beta", "token")`.
+        momentum: Momentum of SGD. Defaults to `0.9`.
+        label_smoothing: Smoothing of the targets, in [0, 1). Defaults to `0.1`.
+        drop_path_rate: Stochastic depth of the network's last stage, in [0, 1). Pass
+            it to the builder; `training.fit` refuses a network with another rate.
+            None allows any rate. Defaults to `0.1`.
         augmentation: A `keras_cvt.data.Augmentation`.
 
     Raises:
@@ -45,8 +51,8 @@ class Recipe:
 
     Reference:
         `experiments/imagenet/cvt/*.yaml` and `lib/config/default.py` of the official
-        code; paper sections 4.1 and 4.2. The paper's text says 0.02 for the learning
-        rate where its files give 0.002 at a batch of 2048.
+        code; paper sections 4.1 and 4.2. The paper's text gives a learning rate of
+        0.02, its files 0.002 at a batch of 2048.
     """
 
     optimizer: str = "adamw"
@@ -63,7 +69,7 @@ class Recipe:
     no_decay: tuple[str, ...] = NO_DECAY
     momentum: float = 0.9
     label_smoothing: float = 0.1
-    drop_path_rate: float = 0.1
+    drop_path_rate: float | None = 0.1
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self):
@@ -76,13 +82,14 @@ class Recipe:
         )
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
-                "A recipe lasts either `epochs` or `steps`. "
+                "Set either `epochs` or `steps`, and the other to None. "
                 f"Received: epochs={self.epochs!r}, steps={self.steps!r}"
             )
         length = "steps" if self.epochs is None else "epochs"
         validation.check_int(1, **{length: getattr(self, length)})
         validation.check_rate(
-            label_smoothing=self.label_smoothing, drop_path_rate=self.drop_path_rate
+            label_smoothing=self.label_smoothing,
+            drop_path_rate=self.drop_path_rate or 0.0,
         )
         validation.check_non_negative(
             learning_rate=self.learning_rate,
@@ -99,8 +106,8 @@ class Recipe:
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps."""
-        if self.steps is not None:
-            return self.steps
+        if self.epochs is None:
+            return self.steps or 0
         return self.epochs * steps_per_epoch
 
     def total_epochs(self, steps_per_epoch: int) -> int:
@@ -110,29 +117,30 @@ class Recipe:
     def schedule(
         self, batch_size: int, steps_per_epoch: int
     ) -> keras.optimizers.schedules.LearningRateSchedule:
-        """Return the learning rate by step: linear growth, then a half cosine.
+        """Return the learning rate by step: linear growth, then half a cosine.
 
-        It is Keras's `CosineDecay`. timm's, which the official code uses, moves once
-        an epoch and counts its cosine from the first warm-up epoch on, so that it
-        never quite reaches the peak; this one moves each step, reaches the peak, and
-        ends where timm's does.
+        It is Keras's `CosineDecay`, which changes with each step, reaches the peak and
+        ends at the final learning rate. timm's schedule, which the official code uses,
+        changes with each epoch. It counts its cosine from the first warm-up epoch, and
+        so never quite reaches the peak. It ends at the same learning rate.
 
         Args:
-            batch_size: The global batch size.
-            steps_per_epoch: Optimizer steps an epoch.
+            batch_size: Global batch size.
+            steps_per_epoch: Number of optimizer steps per epoch.
 
         Raises:
-            ValueError: If warm-up lasts longer than the training.
+            ValueError: If the warm-up is longer than the training.
         """
         peak = self.peak_learning_rate(batch_size)
         total = self.total_steps(steps_per_epoch)
         warmup = round(self.warmup_epochs * steps_per_epoch)
         if warmup >= total:
             raise ValueError(
-                f"A warm-up of {self.warmup_epochs} epochs ({warmup} steps) does not "
-                f"fit into a training of {total} steps; lower `warmup_epochs`."
+                f"The training has {total} steps, and the warm-up must be shorter: "
+                "lower `warmup_epochs`. "
+                f"Received: warmup_epochs={self.warmup_epochs} ({warmup} steps)"
             )
-        # A small batch's peak may lie below the floor, which then is the floor.
+        # The peak of a small batch may be below the final learning rate.
         floor = min(self.final_learning_rate, peak) / peak if peak else 0.0
         return keras.optimizers.schedules.CosineDecay(
             min(self.warmup_learning_rate, peak) if warmup else peak,
@@ -153,11 +161,12 @@ class Recipe:
         """Return the recipe's optimizer.
 
         Args:
-            batch_size: The global batch size.
-            steps_per_epoch: Optimizer steps an epoch.
-            multipliers: Of the learning rate; see `layer_learning_rates`.
-            **options: Of `keras.optimizers.Optimizer`: `global_clipnorm`, `use_ema`,
-                `ema_momentum`, `gradient_accumulation_steps`, ...
+            batch_size: Global batch size.
+            steps_per_epoch: Number of optimizer steps per epoch.
+            multipliers: Factors of the learning rate; see `layer_learning_rates`.
+                Defaults to `None`.
+            **options: Arguments of `keras.optimizers.Optimizer`: `global_clipnorm`,
+                `use_ema`, `ema_momentum`, `gradient_accumulation_steps`, ...
         """
         options |= {
             "learning_rate": self.schedule(batch_size, steps_per_epoch),
@@ -181,27 +190,35 @@ class Recipe:
     ) -> None:
         """Compile a model with the recipe's optimizer and loss, and top-1 and top-5.
 
-        Labels are one-hot, as `keras_cvt.data` gives them; the loss takes logits or
-        probabilities, whatever the model's head gives.
+        Targets are one-hot, as `keras_cvt.data` gives them. The loss takes logits or
+        probabilities, depending on the model's head.
 
         Args:
-            model: A model that ends in a classification head.
-            batch_size: The global batch size.
-            steps_per_epoch: Optimizer steps an epoch.
-            multipliers: See `build_optimizer`.
-            jit_compile: Of `keras.Model.compile`.
+            model: A model with a classification head.
+            batch_size: Global batch size.
+            steps_per_epoch: Number of optimizer steps per epoch.
+            multipliers: See `build_optimizer`. Defaults to `None`.
+            jit_compile: Argument of `keras.Model.compile`. Defaults to `"auto"`.
             **options: See `build_optimizer`.
+
+        Raises:
+            ValueError: If the model has no head.
         """
-        activation = getattr(model.layers[-1], "activation", None)
+        head, activation, _ = find_head(model)
+        if head is None:
+            raise ValueError(
+                "Expected a model that ends in a classification head. "
+                f"Received: model={model!r}"
+            )
         metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
-        if model.output_shape[-1] > 5:
+        if head.units > 5:
             metrics.append(keras.metrics.TopKCategoricalAccuracy(5, name="top5"))
         model.compile(
             self.build_optimizer(
                 batch_size, steps_per_epoch, multipliers=multipliers, **options
             ),
             keras.losses.CategoricalCrossentropy(
-                from_logits=activation in (None, keras.activations.linear),
+                from_logits=activation == "linear",
                 label_smoothing=self.label_smoothing,
             ),
             metrics=metrics,
@@ -209,7 +226,7 @@ class Recipe:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
+        """Return the fields as values for JSON."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return fields | {
             "no_decay": list(self.no_decay),
@@ -218,7 +235,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe that `to_dict` described."""
+        """Return the recipe of the fields that `to_dict` returned."""
         return cls(
             **{
                 **fields,

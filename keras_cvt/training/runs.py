@@ -1,4 +1,4 @@
-"""A training run's folder: what it writes, and how it goes on after a kill."""
+"""A training run's folder: what it holds, and how training resumes after a kill."""
 
 import csv
 import importlib.util
@@ -9,31 +9,40 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_cvt import files, plots
-from keras_cvt.training.distribution import alone, processes
+from keras_cvt._utils import files, optional, plots
+from keras_cvt.training.averages import AveragedWeights, uses_averages
+from keras_cvt.training.distribution import (
+    process_index_and_count,
+    without_distribution,
+)
 
 logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
 _LOG = "log.csv"
 _FINISHED = "finished"
+# The part of run.json that `training.fit` writes.
+_FIT = "fit"
+# A member of a resume point's archive.
+_STATE = "training_state.npz"
 
 
 class _Checkpoints(keras.callbacks.Callback):
     """Writes the model after every epoch, and a copy of the most accurate one.
 
-    Keras's `ModelCheckpoint` would write twice what takes longest here.
+    Writing takes longest here. Keras's `ModelCheckpoint` would write both models.
 
     Args:
-        last: The file of the last model.
-        best: The file of the one of the best validation accuracy.
-        best_accuracy: That of the epochs before, if there were any.
+        last: File of the last model.
+        best: File of the model with the best validation accuracy.
+        best_accuracy: The best accuracy of earlier epochs, or None.
     """
 
     def __init__(self, last: Path, best: Path, best_accuracy: float | None):
@@ -43,47 +52,120 @@ class _Checkpoints(keras.callbacks.Callback):
         self.best_accuracy = -math.inf if best_accuracy is None else best_accuracy
 
     def on_epoch_end(self, epoch, logs=None):
-        with alone():
+        with without_distribution():
             files.write_whole(self.last, self.model.save)
         accuracy = (logs or {}).get("val_accuracy")
         if accuracy is None:
-            logger.warning("No best model without val_accuracy: %s", dict(logs or {}))
+            logger.warning(
+                "The best model is not saved, because val_accuracy is missing. "
+                "Metrics: %s",
+                ", ".join(logs or {}),
+            )
         elif accuracy > self.best_accuracy:
             self.best_accuracy = accuracy
             files.copy_whole(self.last, self.best)
 
 
 class ResumePoint(keras.callbacks.Callback):
-    """Marks an epoch as done, with all that training needs to go on behind it.
+    """Marks an epoch as done, with all that training needs to continue after it.
 
-    That is what Keras saves of a compiled model: weights, statistics, the optimizer
-    and the seeds of dropout. A copy named `resume-<epochs done>.keras` holds them: a
-    kill at any moment leaves the last whole epoch. Keras's `BackupAndRestore` keeps
-    the epoch in a second file, which a kill can leave behind the first, and cannot be
-    asked for it before the data is built.
+    The file `resume-<epochs done>.keras` is a copy of the last model, with the
+    optimizer, and with what a `.keras` file does not hold: the states of dropout's
+    seeds, and with `use_ema=True` the raw weights. So a kill at any moment leaves the
+    last whole epoch. Keras's `BackupAndRestore` keeps the number of the epoch in a
+    second file, which a kill can leave outdated. It also cannot be asked for the epoch
+    before the data is built.
 
     Args:
-        last: The file of the model, which this epoch has written already.
+        last: File of the model, which was written at the end of this epoch.
+        generator_states: States of PyTorch's generators to begin with.
     """
 
-    def __init__(self, last: Path):
+    def __init__(self, last: Path, generator_states: Sequence[np.ndarray] = ()):
         super().__init__()
         self.last = last
+        self.generator_states = generator_states
+
+    def on_train_begin(self, logs=None):
+        # Not earlier: at its start, `fit` itself draws from them. Another machine may
+        # have fewer generators.
+        for generator, state in zip(_generators(), self.generator_states, strict=False):
+            generator.set_state(keras.ops.convert_to_tensor(state).cpu())
 
     def on_epoch_end(self, epoch, logs=None):
+        def write(path):
+            shutil.copyfile(self.last, path)
+            with zipfile.ZipFile(path, "a") as archive:
+                with archive.open(_STATE, "w", force_zip64=True) as file:
+                    np.savez(file, *_state(self.model))
+
         folder = self.last.parent
-        files.copy_whole(self.last, folder / f"resume-{epoch + 1:06d}.keras")
+        files.write_whole(folder / f"resume-{epoch + 1:06d}.keras", write)
         for older in self.found(folder)[:-1]:
             older.unlink()
 
     @staticmethod
     def found(folder: Path) -> list[Path]:
-        """Return what is there, the latest last."""
+        """Return the resume points in a folder, the latest one last."""
         return sorted(folder.glob("resume-*.keras"))
+
+    @staticmethod
+    def load(path: Path, model: keras.Model) -> tuple[int, list[np.ndarray]]:
+        """Restore a compiled model from a resume point.
+
+        Returns:
+            Number of epochs that are done, and the states of PyTorch's generators.
+        """
+        state: list[np.ndarray] = []
+        model.optimizer.build(model.trainable_variables)
+        # HDF5 reads back and forth. Within an archive, each step back would read it
+        # from its start again: extract it first.
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            zipfile.ZipFile(path) as archive,
+        ):
+            model.load_weights(archive.extract("model.weights.h5", folder))
+            # Version 0.1.0 wrote none.
+            if _STATE in archive.namelist():
+                with np.load(archive.extract(_STATE, folder)) as file:
+                    state = [file[name] for name in file.files]
+        variables = _unsaved_variables(model) if state else []
+        if len(variables) > len(state):
+            raise ValueError(
+                f"{path} was written with another network or optimizer. Expected "
+                f"{len(variables)} values beside the model. Received: {len(state)}"
+            )
+        for variable in variables:
+            variable.assign(state.pop(0))
+        return int(path.name.split("-")[1].split(".")[0]), state
+
+
+def _state(model):
+    """Return the values that training changes and that a `.keras` file leaves out."""
+    values = [keras.ops.convert_to_numpy(v) for v in _unsaved_variables(model)]
+    values += [generator.get_state().numpy() for generator in _generators()]
+    # NumPy cannot read bfloat16.
+    return [v.astype("float32") if v.dtype.name == "bfloat16" else v for v in values]
+
+
+def _unsaved_variables(model):
+    saved = {id(variable) for variable in model.weights}
+    seeds = [variable for variable in model.variables if id(variable) not in saved]
+    # With averages, the saved model holds those.
+    return seeds + (model.trainable_variables if uses_averages(model) else [])
+
+
+def _generators():
+    """Return PyTorch's own generators, from which its dropout draws."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    return [torch.default_generator, *torch.cuda.default_generators]
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Stops training with an error that names the batch whose loss is no number.
+    """Stops training with an error that names the batch whose loss is not finite.
 
     Raises:
         FloatingPointError: At the end of that batch.
@@ -98,71 +180,114 @@ class StopOnNaN(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss")
-        # The running mean over an epoch stays no number once one loss was none.
-        if loss is not None and not abs(float(loss)) < float("inf"):
+        # `loss` is the mean over the epoch so far: it stays NaN or infinite.
+        if loss is not None and not math.isfinite(float(loss)):
             raise FloatingPointError(
                 f"The loss is {float(loss)} at batch {batch} of epoch "
-                f"{self._epoch + 1}. A lower learning rate, a longer warm-up or "
-                "gradient clipping (`global_clipnorm`) are the usual remedies; in "
-                "float16 check that the loss scale is on."
+                f"{self._epoch + 1}. Try a lower learning rate, a longer warm-up or "
+                "gradient clipping (`global_clipnorm`). With float16, check that loss "
+                "scaling is on."
             )
 
 
 class Run:
     """The folder of a training run.
 
-    It holds `run.json` (what was asked for), `log.csv`, `best.keras`, `last.keras`,
-    TensorBoard's events under `tensorboard`, and until `finish` what resuming
-    needs.
+    It holds `run.json` (what the result depends on), `log.csv`, `best.keras`,
+    `last.keras`, TensorBoard's events under `tensorboard`, and until `finish` what
+    resuming needs.
 
     Args:
-        folder: Created if need be.
-        settings: What the result depends on, as JSON can hold it: configuration,
-            recipe, seed, data. Going on with other settings is refused.
-        resume: Whether to go on with a run that is there. Without it, a folder that
-            holds a run is refused, so that nothing is overwritten.
+        folder: Path of the folder. It is created if it does not exist.
+        settings: Anything else that the result depends on, as JSON can hold it.
+            `training.fit` records its own arguments. A run is not resumed with other
+            settings; None does not compare them. Defaults to `None`.
+        resume: Whether to continue a run that the folder holds. Otherwise a folder
+            that holds a run is refused, and nothing is overwritten. Defaults to
+            `False`.
 
     Attributes:
-        writes: Whether this process writes. Of several that train one model (make
-            the run inside `distribute`), the first does; the others read what they go
-            on from, so that the folder must be on a disk that they share.
+        writes: Whether this process writes. If several processes train one model, make
+            the run inside of `distribute`: only the first process writes. The others
+            read what they resume from, so the folder must be on a shared disk.
+        resumed: Whether the folder held a run with at least one epoch.
 
     Raises:
         OSError: If the folder cannot be written.
         ValueError: If the folder holds another run.
+
+    Example:
+        ```python
+        run = keras_cvt.training.Run("run", resume=True)
+        history = keras_cvt.training.fit(model, recipe, training, validation, run)
+        ```
     """
 
     def __init__(
         self,
         folder: str | os.PathLike,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
         resume: bool = False,
     ):
         self.folder = Path(folder)
-        self.writes = processes()[0] == 0
+        self.writes = process_index_and_count()[0] == 0
+        self._compared = settings is not None
+        self._generator_states: Sequence[np.ndarray] = ()
+        # A run that failed before its first epoch has nothing that could be lost.
+        self.resumed = self._record.exists() and self._has_epochs()
         if not self.writes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = self.folder / _RUN
-        # As JSON gives it back, so that tuples equal lists.
-        settings = json.loads(json.dumps(settings))
-        # One that failed before its first epoch has nothing that could be lost.
-        if not record.exists() or not self._has_epochs():
-            files.write_json(record, settings)
+        settings = _as_json(settings or {})
+        if _FIT in settings:
+            raise ValueError(f"`settings` must not have the key {_FIT!r}.")
+        if not self.resumed:
+            files.write_json(self._record, settings)
             return
-        found = json.loads(record.read_text(encoding="utf-8"))
         if not resume:
             raise ValueError(
-                f"{self.folder} holds a run already: go on with it (`--resume`) or "
-                "take another folder."
+                f"{self.folder} already holds a run. Continue it with `resume=True`, "
+                "or choose another folder."
             )
+        if self._compared:
+            found = self._read()
+            found.pop(_FIT, None)
+            self._check_equal(found, settings)
+
+    def record(self, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+        """Write to `run.json` what a training depends on; `training.fit` calls it.
+
+        Args:
+            settings: What the result depends on, as JSON can hold it.
+            notes: What else to write. It may change when a run is resumed.
+
+        Raises:
+            ValueError: If the run was started with other settings. The message lists
+                the differences.
+        """
+        if not self.writes:
+            return
+        # Options of Keras may be NumPy's numbers.
+        settings, found = _as_json(settings, default=str), self._read()
+        # Version 0.1.0 left it to the caller to record these settings.
+        before = found.get(_FIT, {} if self._compared else found)
+        # A run without a whole epoch has nothing that could be lost.
+        before = before if self._has_epochs() else {}
+        common = settings.keys() & before.keys()
+        self._check_equal(
+            {key: before[key] for key in common}, {key: settings[key] for key in common}
+        )
+        files.write_json(self._record, {**found, _FIT: {**settings, **notes}})
+
+    def _check_equal(self, found, settings):
+        found, settings = dict(_flat(found)), dict(_flat(settings))
         different = sorted(
             key for key in {*found, *settings} if found.get(key) != settings.get(key)
         )
         if different:
             raise ValueError(
-                f"{self.folder} holds a run with other settings, so it cannot be gone "
-                "on with. They differ in "
+                f"{self.folder} holds a run that was started with other settings. It "
+                "cannot be resumed with these. They differ in "
                 + "; ".join(
                     f"{key}: there {found.get(key)!r:.200}, "
                     f"now {settings.get(key)!r:.200}"
@@ -170,78 +295,92 @@ class Run:
                 )
             )
 
+    @property
+    def _record(self):
+        return self.folder / _RUN
+
+    def _read(self):
+        return json.loads(self._record.read_text(encoding="utf-8"))
+
     def _has_epochs(self):
-        written = (self.best, self.last, self.folder / _LOG)
-        return any(path.exists() for path in written) or self.finished
+        models = self.best.exists() or self.last.exists()
+        return models or self.finished or bool(self.history())
 
     @property
     def finished(self) -> bool:
-        """Whether `finish` was called: there is nothing to go on with."""
+        """Whether `finish` was called. There is nothing left to train."""
         return (self.folder / _FINISHED).exists()
 
     @property
     def best(self) -> Path:
-        """The model of the best validation accuracy."""
+        """File of the model with the best validation accuracy."""
         return self.folder / "best.keras"
 
     @property
     def last(self) -> Path:
-        """The model after the last epoch."""
+        """File of the model after the last epoch."""
         return self.folder / "last.keras"
 
     def restore(self, model: keras.Model) -> int:
-        """Load what the last whole epoch left into a compiled model, if there is any.
+        """Restore a compiled model to the end of the last whole epoch.
 
         Args:
-            model: A compiled model of the run's settings.
+            model: A compiled model with the network and the optimizer of the run.
 
         Returns:
-            How many epochs are done: `initial_epoch` of `fit` and of the data.
+            Number of epochs that are done; 0 if there is nothing to restore. Pass it
+            as `initial_epoch` to `fit` and to the data.
         """
         found = ResumePoint.found(self.folder)
         if not found:
             return 0
-        model.optimizer.build(model.trainable_variables)
-        # Out of the archive first: HDF5 reads back and forth, for which an archive is
-        # read from its start each time.
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            zipfile.ZipFile(found[-1]) as file,
-        ):
-            model.load_weights(file.extract("model.weights.h5", folder))
-        return int(found[-1].name.split("-")[1].split(".")[0])
+        done, self._generator_states = ResumePoint.load(found[-1], model)
+        return done
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """Return what watches the loss and writes the folder; pass them to `fit`."""
+        """Return the callbacks that watch the loss and write the folder.
+
+        With an optimizer that averages the weights (`use_ema=True`), validation, the
+        best and the last model use the averages. Pass the callbacks to `Model.fit` in
+        this order.
+        """
+        averages = AveragedWeights()
         if not self.writes:
-            return [StopOnNaN()]
+            # Putting in the averages is a computation of all processes.
+            return [StopOnNaN(), averages, averages.restore_raw()]
         self._remove_left_overs()
         writers = [
             StopOnNaN(),
+            averages,
             _Checkpoints(self.last, self.best, self._best_accuracy()),
-            # After the models: a kill between them leaves no accuracy in the log
-            # that the best model does not have.
+            averages.restore_raw(),
+            # After the models: if a kill comes between, the log has no accuracy that
+            # the best model does not have.
             keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
         ]
-        # TensorFlow does not bring it, and finds out only at the first epoch's end.
+        # TensorFlow does not install it, and notices only at the first epoch's end.
         if importlib.util.find_spec("tensorboard"):
             log = keras.callbacks.TensorBoard(
                 self.folder / "tensorboard", write_graph=False
             )
             writers.append(log)
         else:
-            logger.warning("No log for TensorBoard: pip install keras_cvt[train]")
-        # Last: what it marks as done has been written.
-        return [*writers, ResumePoint(self.last)]
+            logger.warning(
+                "TensorBoard is not installed, and its log is not written. Install it "
+                "with %s.",
+                optional.install_command("train"),
+            )
+        # Last: it marks as done what the others have written.
+        return [*writers, ResumePoint(self.last, self._generator_states)]
 
     def history(self) -> list[dict[str, float]]:
-        """Return what was logged, a dict an epoch, the first epoch first."""
+        """Return the logged loss and metrics, one dict per epoch."""
         path = self.folder / _LOG
         if not path.exists():
             return []
         with path.open(newline="", encoding="utf-8") as file:
             rows = [_numbers(row) for row in csv.DictReader(file)]
-        # An epoch that was killed after it was logged stands there twice.
+        # An epoch that was killed after it was logged is there twice.
         return list({row["epoch"]: row for row in rows}.values())
 
     def _best_accuracy(self):
@@ -249,10 +388,10 @@ class Run:
         return max(seen, default=None)
 
     def plot(self) -> Path:
-        """Draw loss and accuracy by epoch to `curves.png`.
+        """Plot loss and accuracy by epoch, and return the file, `curves.png`.
 
         Raises:
-            ImportError: If matplotlib is missing; the message names the extra.
+            ImportError: If matplotlib is missing. The message names the extra.
         """
         rows = self.history()
         epochs = [row["epoch"] + 1 for row in rows]
@@ -270,7 +409,7 @@ class Run:
         return path
 
     def finish(self) -> None:
-        """Mark the run as finished, and delete what only an unfinished one needs."""
+        """Mark the run as finished, and delete what only resuming needs."""
         if not self.writes:
             return
         files.write_text(self.folder / _FINISHED, "")
@@ -279,10 +418,26 @@ class Run:
         self._remove_left_overs()
 
     def _remove_left_overs(self):
-        """Delete what a kill left of files that were being written."""
+        """Delete files that a kill left half-written."""
         for left_over in self.folder.glob(files.TEMPORARY + "*"):
             shutil.rmtree(left_over)
 
 
 def _numbers(row):
     return {key: float(value) for key, value in row.items() if value}
+
+
+def _as_json(values, default=None):
+    """Return values as JSON gives them back: tuples become lists, for example."""
+    return json.loads(json.dumps(dict(values), default=default))
+
+
+def _flat(values, prefix="") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested dicts, and of lists of dicts, by dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = dict(enumerate(value))
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

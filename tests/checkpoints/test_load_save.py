@@ -1,15 +1,22 @@
-"""Loading is exact and strict; saving gives PyTorch the same network."""
+"""Loading is exact and strict. A saved model is the same network for PyTorch."""
 
 import logging
+from pathlib import Path
 
 import golden
 import keras
 import numpy as np
 import pytest
 
-from keras_cvt.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from keras_cvt import CvT
+from keras_cvt.checkpoints import (
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    state_dict,
+)
 from keras_cvt.checkpoints.readers import read_checkpoint
-from keras_cvt.models import build_model
+from keras_cvt.models import CvTModel, build_model
 from keras_cvt.preprocessing import EvalTransform
 
 pytestmark = pytest.mark.any_backend
@@ -62,13 +69,15 @@ def expected(name):
         ("cvt_tensorflow.h5", "quick_gelu", "cvt_tensorflow", 2e-5),
     ],
 )
-def test_every_file_gives_its_owners_logits(file, activation, origin, tolerance):
+def test_every_file_gives_the_logits_of_its_own_library(
+    file, activation, origin, tolerance
+):
     model = tiny(activation)
     load_checkpoint(model, CHECKPOINTS / file)
     np.testing.assert_allclose(outputs(model), expected(origin), rtol=0, atol=tolerance)
 
 
-def test_everything_that_does_not_fit_is_listed_and_the_model_untouched():
+def test_everything_that_does_not_fit_is_listed_and_the_model_is_unchanged():
     state = read_checkpoint(OFFICIAL)
     del state["stage1.blocks.0.norm1.weight"]
     state["surprise.weight"] = np.ones(3, "float32")
@@ -87,7 +96,7 @@ def test_everything_that_does_not_fit_is_listed_and_the_model_untouched():
         np.testing.assert_array_equal(old, new)
 
 
-def test_without_strict_the_rest_is_loaded_and_what_is_left_out_is_said(caplog):
+def test_without_strict_the_rest_is_loaded_and_the_differences_are_logged(caplog):
     state = read_checkpoint(OFFICIAL)
     state["head.bias"] = np.ones(7, "float32")
     with caplog.at_level(logging.WARNING):
@@ -97,7 +106,7 @@ def test_without_strict_the_rest_is_loaded_and_what_is_left_out_is_said(caplog):
     assert "head.bias" in caplog.text
 
 
-def test_only_takes_the_named_parts():
+def test_only_loads_the_named_parts():
     model = tiny()
     before = weights(model.get_layer("stage2"))
     report = load_checkpoint(model, OFFICIAL, only=("stage0", "stage1"))
@@ -106,18 +115,18 @@ def test_only_takes_the_named_parts():
         np.testing.assert_array_equal(old, new)
 
 
-def test_only_names_parts_of_the_model():
+def test_only_must_name_parts_of_the_model():
     with pytest.raises(ValueError, match="stage0.*stage7"):
         load_checkpoint(tiny(), OFFICIAL, only=("stage7",))
 
 
-def test_a_backbone_takes_a_whole_checkpoint():
+def test_a_backbone_loads_the_checkpoint_of_a_classifier():
     report = load_checkpoint(tiny(include_top=False), OFFICIAL)
     assert not report.unexpected and not report.missing
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_an_official_file_makes_the_round_trip_unchanged(tmp_path, suffix):
+def test_an_official_file_is_unchanged_by_a_round_trip(tmp_path, suffix):
     model = tiny()
     load_checkpoint(model, OFFICIAL)
     save_checkpoint(model, tmp_path / f"back{suffix}")
@@ -130,7 +139,7 @@ def test_an_official_file_makes_the_round_trip_unchanged(tmp_path, suffix):
     assert [path.name for path in tmp_path.iterdir()] == [f"back{suffix}"]
 
 
-def test_transformers_computes_the_same_from_what_was_saved(tmp_path):
+def test_transformers_computes_the_same_from_a_saved_model(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model = tiny("gelu")
@@ -147,7 +156,7 @@ def test_transformers_computes_the_same_from_what_was_saved(tmp_path):
     np.testing.assert_allclose(outputs(model), logits, rtol=0, atol=2e-5)
 
 
-def test_what_transformers_saves_computes_the_same_here(tmp_path):
+def test_a_model_that_transformers_saved_computes_the_same(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model = tiny("gelu")
@@ -169,7 +178,7 @@ def test_what_transformers_saves_computes_the_same_here(tmp_path):
     np.testing.assert_allclose(outputs(model), logits, rtol=1e-5, atol=2e-5)
 
 
-def test_a_folder_for_transformers_opens_by_from_pretrained_alone(tmp_path):
+def test_a_saved_folder_loads_by_from_pretrained_without_arguments(tmp_path):
     transformers = pytest.importorskip("transformers")
     model = tiny("gelu")
     save_checkpoint(model, tmp_path / "folder", layout="transformers")
@@ -181,7 +190,7 @@ def test_a_folder_for_transformers_opens_by_from_pretrained_alone(tmp_path):
     assert reference.config.image_size == 64
 
 
-def test_transformers_is_not_given_a_network_that_it_cannot_run(tmp_path):
+def test_a_network_that_transformers_cannot_run_is_not_saved_for_it(tmp_path):
     _, meta = golden.load("tiny_avg")
     with pytest.raises(ValueError, match="dw_bn.*avg"):
         save_checkpoint(golden.model(meta), tmp_path / "f", layout="transformers")
@@ -197,7 +206,7 @@ def test_our_own_weights_file_loads_strictly(tmp_path):
     np.testing.assert_array_equal(outputs(copy), outputs(original))
 
 
-def test_a_whole_keras_model_is_named_as_such(tmp_path):
+def test_the_error_for_a_whole_keras_model_names_load_model(tmp_path):
     model = tiny()
     model.save(tmp_path / "x.keras")
     with pytest.raises(CheckpointError, match="keras.models.load_model"):
@@ -209,7 +218,7 @@ def test_saving_a_quick_gelu_model_for_transformers_warns(tmp_path):
         save_checkpoint(tiny(), tmp_path / "x.safetensors", layout="transformers")
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(OSError, match="full"):
@@ -239,3 +248,52 @@ def test_a_trained_models_weights_load_without_its_optimizer(tmp_path):
         rtol=0,
         atol=1e-6,
     )
+
+
+def test_a_new_head_of_any_name_is_saved_and_loaded(tmp_path):
+    def with_new_head():
+        body = tiny(include_top=False, pooling="token")
+        outputs = keras.layers.Dense(3, name="my_classes")(body.output)
+        return CvTModel(body.input, outputs)
+
+    model, other = with_new_head(), with_new_head()
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    state = read_checkpoint(tmp_path / "model.safetensors")
+    assert state["head.weight"].shape == (3, 48)
+    report = load_checkpoint(other, tmp_path / "model.safetensors")
+    assert "head.bias" in report.loaded
+    np.testing.assert_array_equal(outputs(other), outputs(model))
+
+
+def test_a_model_knows_where_its_weights_come_from(tmp_path):
+    model = tiny()
+    save_checkpoint(model, tmp_path / "first.safetensors")
+    load_checkpoint(model, tmp_path / "first.safetensors")
+    assert model.source_weights == "first.safetensors"
+    # Parts of another checkpoint leave it as it is; arrays have no name.
+    save_checkpoint(tiny(), tmp_path / "second.safetensors")
+    load_checkpoint(model, tmp_path / "second.safetensors", only="stage0")
+    assert model.source_weights == "first.safetensors"
+    load_checkpoint(model, state_dict.extract(tiny()))
+    assert model.source_weights is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "my model"}, {"classifier_activation": "relu"}]
+)
+def test_a_folder_loads_again_whatever_the_model_is_called_or_ends_in(
+    tmp_path, options
+):
+    model = tiny(activation="gelu", **options)
+    save_checkpoint(model, tmp_path / "folder", layout="transformers")
+    loaded = CvT(model.cvt_config, weights=tmp_path / "folder", classes=10)
+    assert loaded.eval_transform == model.eval_transform
+
+
+def test_a_path_is_never_a_published_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = tiny(activation="gelu")
+    save_checkpoint(model, "imagenet", layout="transformers")
+    fresh = tiny(activation="gelu")
+    load_checkpoint(fresh, Path("imagenet"))
+    np.testing.assert_array_equal(outputs(fresh), outputs(model))

@@ -1,4 +1,4 @@
-"""A photo to vary."""
+"""A photo to augment."""
 
 import numpy as np
 import pytest

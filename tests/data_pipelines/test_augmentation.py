@@ -1,4 +1,4 @@
-"""The paper's augmentation against PIL, timm's numbers, and its own seeds."""
+"""The paper's augmentation compared with PIL and timm, and its seeds."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from keras_cvt.data.augmentation_boxes import random_crop
 tf = pytest.importorskip("tensorflow")
 skimage_data = pytest.importorskip("skimage.data")
 
-# What Keras computes a part of; the rest is TensorFlow alone.
+# Tests of steps that Keras computes in part. Others use only TensorFlow.
 any_backend = pytest.mark.any_backend
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -64,7 +64,7 @@ print(digest)
 def test_another_process_with_another_backend_gives_the_same_bits():
     here = {}
     exec(DIGEST, here)
-    # Around a circle, as all three run this.
+    # Each backend is compared with the next one.
     other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}
     there = subprocess.run(
         [sys.executable, "-c", DIGEST],
@@ -137,18 +137,18 @@ def crops(image, areas, aspects, seeds=200):
     return np.stack([*dataset.as_numpy_iterator()]).astype("float64")
 
 
-def test_crops_have_areas_aspects_and_places_as_asked_for():
+def test_crops_have_the_given_areas_and_aspects_at_uniform_places():
     top, left, height, width = crops((300, 400), (0.08, 0.6), (3 / 4, 4 / 3)).T
     assert (top + height).max() <= 300 and (left + width).max() <= 400
     area = height * width / (300 * 400)
     assert 0.079 < area.min() < 0.12 and 0.5 < area.max() < 0.603
     aspect = width / height
     assert 0.74 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.345
-    # Uniform, the aspect in its logarithm, within some 4 standard errors.
+    # Uniform (the aspect in its logarithm), within about 4 standard errors.
     assert abs(area.mean() - 0.34) < 0.045
     assert abs(np.log(aspect).mean()) < 0.05
-    for start, room in ((top, 300 - height), (left, 400 - width)):
-        assert abs((start / room).mean() - 0.5) < 0.09
+    for start, largest in ((top, 300 - height), (left, 400 - width)):
+        assert abs((start / largest).mean() - 0.5) < 0.09
 
 
 def test_an_image_that_no_crop_fits_is_cropped_in_the_centre():
@@ -200,7 +200,7 @@ def test_erasing_noise_has_the_imagenet_statistics(channels):
     found = augmented(image, dataclasses.replace(PLAIN, random_erasing=1.0), 60)
     noise = found.reshape(-1, channels)
     noise = noise[np.any(noise != 0, axis=-1)]
-    # Of the distribution clipped to 0-255, the median is the mean all the same.
+    # The noise is clipped to 0-255, which changes its mean but not its median.
     mean = (123.7, 116.3, 103.5) if channels == 3 else (114.5,)
     np.testing.assert_allclose(np.median(noise, axis=0), mean, atol=2)
     spread = np.percentile(noise, 84.13, axis=0) - np.median(noise, axis=0)
@@ -224,7 +224,7 @@ def mixes(images, augmentation, seeds):
         yield mixed.numpy(), soft.numpy()
 
 
-def test_mixup_blends_pixels_and_labels_with_one_weight_a_batch():
+def test_mixup_blends_pixels_and_labels_with_one_weight_per_batch():
     images = np.random.default_rng(0).uniform(0, 255, (4, 6, 5, 3)).astype("float32")
     weights = []
     for mixed, soft in mixes(images, Augmentation(cutmix=0), 300):
@@ -252,7 +252,7 @@ def test_cutmix_labels_are_the_share_of_pixels():
         rows, columns = pasted.any(1).sum(), pasted.any(0).sum()
         assert pasted.sum() == rows * columns  # a box
         shares.append(pasted.mean())
-    # Boxes that reach over the edge lose a part of the mean of 1/2.
+    # Without the edges, which cut boxes, the mean would be 1/2.
     assert 0.2 < np.mean(shares) < 0.45
 
 
@@ -298,7 +298,7 @@ def test_without_mixing_a_batch_stays_as_it_is():
         np.testing.assert_array_equal(labels, np.eye(2))
 
 
-# What may be asked for
+# Arguments
 
 
 def test_the_default_is_the_papers():
@@ -366,7 +366,7 @@ def test_numbers_out_of_range_are_refused(options):
     ("shape", "size"),
     [((8, 8), (4, 4)), ((1, 8, 8, 3), (4, 4)), ((8, 8, 3), (0, 4))],
 )
-def test_what_is_no_image_or_size_is_refused(shape, size):
+def test_other_images_and_sizes_are_refused(shape, size):
     with pytest.raises(ValueError, match="Received: "):
         augment_image(np.zeros(shape, "uint8"), size, Augmentation(), [0, 0])
 

@@ -1,4 +1,4 @@
-"""Batches: what is in them, their order, and that a resumed run sees the same."""
+"""Batches: their content and order, which are the same in a resumed run."""
 
 import dataclasses
 import shutil
@@ -16,13 +16,13 @@ tf = pytest.importorskip("tensorflow")
 
 SIZE = (12, 10)
 CLASSES = ("cat", "dog", "emu")
-# Much is drawn for each image, but nothing that is slow to trace.
+# Many random steps for each image, but none that is slow to trace.
 LIVELY = Augmentation(crop_scale=(0.3, 1.0), rand_augment=0, mixup=0, cutmix=0)
 MIXING = dataclasses.replace(LIVELY, mixup=0.8, cutmix=1.0)
 
 
 def shade(i):
-    """Return the colour by which image `i` is known again."""
+    """Return the colour that identifies image `i`."""
     return (5 * i, 255 - 5 * i, 2 * i)
 
 
@@ -51,7 +51,7 @@ def stream(source):
 
 
 def numbers(images):
-    """Return which images these plain colours are."""
+    """Return the numbers of the images that have these colours."""
     return [round(float(red) / 5) for red in np.asarray(images)[:, 0, 0, 0]]
 
 
@@ -89,7 +89,7 @@ def test_an_epoch_has_every_image_at_most_once_in_an_order_of_its_own(kind, requ
     epochs = [sum(seen[i : i + 3], []) for i in (0, 3, 6)]
     assert all(len(set(epoch)) == 24 for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != sorted(epochs[2])
-    # What one epoch leaves out comes in another.
+    # An image that one epoch leaves out is in another.
     assert set(sum(epochs, [])) == {*range(30)}
 
 
@@ -99,7 +99,7 @@ def test_an_epoch_has_every_image_at_most_once_in_an_order_of_its_own(kind, requ
     [None, MIXING, dataclasses.replace(MIXING, repeats=3)],
     ids=["plain", "mixing", "repeated"],
 )
-def test_a_resumed_run_sees_what_it_would_have_seen(kind, augmentation, request):
+def test_a_resumed_run_sees_the_same_batches(kind, augmentation, request):
     source = request.getfixturevalue(kind)
     options = {"augmentation": augmentation, "seed": 7, "shuffle_buffer": 11}
     whole = batches(data.training_batches(source, SIZE, 8, **options), 9)
@@ -193,7 +193,7 @@ def test_cached_images_are_read_only_once(kind, to_file, tmp_path, request):
     if kind == "stream":
         source = dataclasses.replace(source, files=None)
     cache = str(tmp_path / "cache") if to_file else True
-    # So many repeats that an epoch does not come to the last image.
+    # With so many repeats, an epoch does not reach the last image.
     options = {"augmentation": dataclasses.replace(LIVELY, repeats=3)}
     options["shuffle_buffer"] = 4
     dataset = data.training_batches(source, SIZE, 8, cache=cache, **options)
@@ -347,7 +347,7 @@ MODES = {
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Images of one shade of gray in all the ways that there are."""
+    """Images of one shade of grey, in every file format and mode."""
     root = tmp_path_factory.mktemp("mixed")
     for label in "ab":
         for name, (mode, options) in MODES.items():
@@ -421,9 +421,9 @@ def test_arguments_out_of_range_are_named(source, name, value):
         data.training_batches(**arguments)
 
 
-def test_a_label_that_is_no_class_stops_the_training(source):
+def test_a_label_out_of_range_stops_the_training(source):
     wrong = dataclasses.replace(source, class_names=("cat", "dog"))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="no class of 0-1"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not in 0-1"):
         batches(data.training_batches(wrong, SIZE, 30), 1)
 
 
@@ -436,12 +436,12 @@ def test_a_model_for_other_images_is_refused(source):
     assert len(data.evaluation_batches(source, model, 8)) == 4
     with pytest.raises(ValueError, match=r"make \(32, 32, 1\)"):
         data.evaluation_batches(source, model, 8, channels=1)
-    model.get_layer("preprocessing").image_size = (48, 32)
+    model.eval_transform = EvalTransform((48, 32), None)
     with pytest.raises(ValueError, match=r"takes images of \(32, 32, 3\)"):
         data.evaluation_batches(source, model, 8)
 
 
 @pytest.mark.parametrize("transform", ["no_such_tag", None, 224])
-def test_what_says_nothing_about_the_evaluation_is_refused(source, transform):
+def test_an_argument_without_an_evaluation_transform_is_refused(source, transform):
     with pytest.raises((ValueError, TypeError), match="Received"):
         data.evaluation_batches(source, transform, 8)

@@ -1,4 +1,4 @@
-"""RandAugment's operations against PIL's."""
+"""RandAugment's operations compared with PIL's."""
 
 import dataclasses
 import threading
@@ -12,7 +12,7 @@ from keras_cvt.data.rand_augment import OPERATIONS
 
 tf = pytest.importorskip("tensorflow")
 
-# What Keras computes a part of; the rest is TensorFlow alone.
+# Tests of steps that Keras computes in part. Others use only TensorFlow.
 any_backend = pytest.mark.any_backend
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -27,8 +27,8 @@ def enhanced(kind):
     return lambda i, level, sign: kind(i).enhance(1 + sign * 0.9 * level)
 
 
-# Operation -> the most levels (of 255) that any pixel may be off, and PIL's way.
-PIL_WAYS = {
+# Operation -> largest difference in levels (of 255), and the same with PIL.
+PIL_OPERATIONS = {
     "auto_contrast": (1, lambda i, level, sign: ImageOps.autocontrast(i)),
     "equalize": (0, lambda i, level, sign: ImageOps.equalize(i)),
     "invert": (0, lambda i, level, sign: ImageOps.invert(i)),
@@ -73,15 +73,15 @@ PIL_WAYS = {
 }
 
 
-def test_every_operation_has_its_way_in_pil():
-    assert set(PIL_WAYS) == set(OPERATIONS) and len(OPERATIONS) == 15
+def test_every_operation_is_compared_with_pil():
+    assert set(PIL_OPERATIONS) == set(OPERATIONS) and len(OPERATIONS) == 15
 
 
 @any_backend
-@pytest.mark.parametrize("name", PIL_WAYS)
+@pytest.mark.parametrize("name", PIL_OPERATIONS)
 @pytest.mark.parametrize("dull", [False, True], ids=["full_range", "dull"])
-def test_an_operation_is_pils(photo, name, dull):
-    levels, pil = PIL_WAYS[name]
+def test_an_operation_agrees_with_pil(photo, name, dull):
+    levels, pil = PIL_OPERATIONS[name]
     image = photo.point(lambda v: 40 + v * 150 // 255) if dull else photo
     operation = tf.function(OPERATIONS[name])
     for level in (0.5, 0.9):
@@ -120,7 +120,7 @@ def test_an_operation_takes_any_number_of_channels(pixels, name, channels):
 
 
 def test_a_quarter_of_the_images_pass_rand_augment_untouched(pixels):
-    # Two operations of probability 1/2. A few change nothing of a photo like this.
+    # Two operations of probability 1/2; a few do not change a photo like this.
     found = augmented(pixels, dataclasses.replace(PLAIN, rand_augment=9.0), 200)
     plain = np.round(augmented(pixels, PLAIN, 1))
     untouched = np.mean(np.all(found == plain, axis=(1, 2, 3)))

@@ -1,4 +1,4 @@
-"""Folders and TensorFlow Datasets as sources, on files and data sets written here."""
+"""Folders and TensorFlow Datasets as sources; the tests write the files."""
 
 import io
 import logging
@@ -150,7 +150,7 @@ def test_class_folders_that_are_numbers_are_sorted_as_numbers(tmp_path):
     assert images_and_labels(source)[0][2] == encoded(2)
 
 
-def test_class_folders_are_sorted_as_text_if_one_is_no_number(tmp_path):
+def test_class_folders_are_sorted_as_text_unless_all_are_numbers(tmp_path):
     files = {f"train/{n}/x.png": encoded(9) for n in ("10", "9", "a", "B")}
     source = data.open_source(write(tmp_path, files), "train")
     assert source.class_names == ("10", "9", "B", "a")
@@ -166,8 +166,8 @@ def test_validation_folders_get_the_labels_of_the_training_classes(folder):
     assert images[0] == (folder / "test/dog/0.png").read_bytes()
 
 
-def test_a_folder_that_is_no_training_class_is_named(folder):
-    with pytest.raises(ValueError, match="lacks: dog, emu"):
+def test_a_folder_that_is_not_a_training_class_is_named(folder):
+    with pytest.raises(ValueError, match="not in `class_names`: dog, emu"):
         data.open_source(folder, "test", class_names=("cat", "yak"))
 
 
@@ -183,13 +183,13 @@ def test_a_class_without_images_is_named_with_what_it_holds(folder, file, conten
         data.open_source(folder, "train")
 
 
-def test_files_that_are_no_images_are_left_out_and_reported(folder, caplog):
+def test_files_that_are_not_images_are_left_out_and_reported(folder, caplog):
     write(folder, {"train/cat/a.webp": b"x", "train/dog/notes.txt": b"x"})
     assert data.open_source(folder, "train").count == 9
     assert "2 files" in caplog.text and ".webp" in caplog.text
 
 
-def test_hidden_files_and_folders_are_ignored_without_a_word(folder, caplog):
+def test_hidden_files_and_folders_are_ignored_without_a_message(folder, caplog):
     hidden = ("cat/.DS_Store", "cat/._0.png", "cat/.thumbs/0.png", ".git/0.png")
     write(folder, {f"train/{name}": b"x" for name in hidden})
     assert data.open_source(folder, "train").count == 9
@@ -214,12 +214,12 @@ def test_images_without_class_folders_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["no/such folder", "nosuchdata", "cifar10/nope"])
-def test_what_is_neither_folder_nor_data_set_is_said_to_be_so(tmp_path, name):
+def test_a_source_that_is_neither_folder_nor_data_set_is_refused(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=f"'{name}' is neither a folder nor"):
         data.open_source(name, "train", data_dir=tmp_path)
 
 
-def test_a_file_is_no_folder(folder):
+def test_a_file_instead_of_a_folder_is_refused(folder):
     with pytest.raises(ValueError, match="not a file"):
         data.open_source(folder / "train/cat/0.png", "train")
 
@@ -276,7 +276,7 @@ def test_images_of_every_common_kind_pass_the_check(folder, suffix, mode, option
     assert data.open_source(folder, "train").corrupt == ()
 
 
-def test_a_jpeg_that_is_called_png_is_an_image_all_the_same(folder):
+def test_a_jpeg_with_the_suffix_png_can_be_read(folder):
     write(folder, {"train/cat/new.png": encoded(99, "jpg")})
     assert data.open_source(folder, "train").count == 10
 
@@ -309,13 +309,13 @@ def test_a_data_set_is_opened_by_its_name(shades):
     assert images_and_labels(by_name) == images_and_labels(by_directory)
 
 
-def test_a_data_set_is_prepared_when_it_is_not_yet(tmp_path):
+def test_a_data_set_is_prepared_if_necessary(tmp_path):
     source = data.open_source("shades/good:1.0.0", "test", data_dir=tmp_path)
     assert source.count == 6
     assert (tmp_path / "shades/good/1.0.0/dataset_info.json").is_file()
 
 
-def test_a_data_set_that_may_not_be_downloaded_has_to_be_there(tmp_path):
+def test_without_download_a_data_set_must_be_prepared(tmp_path):
     with pytest.raises(FileNotFoundError, match="shades/good/1.0.0 is not prepared"):
         data.open_source("shades/good", "train", data_dir=tmp_path, download=False)
 
@@ -340,7 +340,7 @@ def test_a_slice_of_a_data_set_is_a_split(shades):
     assert (first[0] + rest[0], len(first[0])) == (whole[0], 9)
 
 
-def test_a_split_that_a_data_set_lacks_is_reported_with_those_it_has(shades):
+def test_a_missing_split_of_a_data_set_is_reported_with_the_existing_ones(shades):
     with pytest.raises(ValueError, match="'holdout'.*Received: test, train"):
         data.open_source(shades / "shades/good/1.0.0", "holdout")
 
@@ -351,7 +351,7 @@ def test_a_data_sets_labels_are_matched_to_other_classes_by_name(shades):
     images, labels = images_and_labels(data.open_source(root, "train"))
     matched = data.open_source(root, "train", class_names=names)
     assert images_and_labels(matched) == (images, [[2, 3, 0][k] for k in labels])
-    with pytest.raises(ValueError, match="lacks: dusk"):
+    with pytest.raises(ValueError, match="not in `class_names`: dusk"):
         data.open_source(root, "train", class_names=("day", "night"))
 
 
@@ -368,8 +368,8 @@ def test_a_data_sets_corrupt_image_is_left_out_and_named(shades, caplog):
 
 
 @pytest.mark.parametrize("class_names", [None, ("day", "night", "dusk")])
-def test_a_label_that_is_no_class_is_an_error(shades, class_names):
-    with pytest.raises(ValueError, match="1 labels are no class of 0-2.*label -1"):
+def test_a_label_out_of_range_is_an_error(shades, class_names):
+    with pytest.raises(ValueError, match="1 labels are not in 0-2.*label -1"):
         data.open_source(
             shades / "shades/unlabelled/1.0.0", "train", class_names=class_names
         )
@@ -380,7 +380,7 @@ def test_a_data_set_without_labels_is_refused(shades):
         data.open_source(shades / "shades/masks/1.0.0", "train")
 
 
-def test_the_folder_above_a_data_set_leads_to_it(shades):
+def test_for_the_folder_above_a_data_set_the_error_names_the_data_set(shades):
     with pytest.raises(ValueError, match=r"pass .*shades/good/1\.0\.0"):
         data.open_source(shades / "shades/good", "train")
 
@@ -406,5 +406,6 @@ assert not {"tensorflow", "tensorflow_datasets"} & {*sys.modules}
 @pytest.mark.parametrize("name", ["tensorflow", "tensorflow_datasets"])
 def test_a_missing_package_comes_with_the_command_that_installs_it(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=r"pip install keras_cvt\[tensorflow\]"):
+    message = rf'needs {name}, .*`pip install "keras_cvt\[tensorflow\]"`'
+    with pytest.raises(ImportError, match=message):
         data.open_source("cifar10", "train", download=False)

@@ -1,4 +1,4 @@
-"""Images that went through an augmentation, as a pipeline calls it."""
+"""Images that a pipeline augmented."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Exports small networks in a process of its own: the LiteRT converter leaks.
+"""Exports small networks in a subprocess, because the LiteRT converter leaks.
 
 python export_worker.py FOLDER [projections | cvt13 | cvt21]
 """
@@ -12,12 +12,16 @@ import networks
 import numpy as np
 
 from keras_cvt.config import CVT_13, CVT_21
-from keras_cvt.deploy import FORMATS, export, fuse
+from keras_cvt.deploy import FORMATS, export, formats, fuse
 
 # File -> network, format and further arguments.
 FILES = {
     **{f"{i}.tflite": (name, "litert", {}) for i, name in enumerate(networks.CONFIGS)},
-    "saved_model": ("as published", "tf_saved_model", {"labels": list("abcdefghij")}),
+    "saved_model": (
+        "as published",
+        "tf_saved_model",
+        {"class_names": list("abcdefghij")},
+    ),
     "saved_model_unfused": ("linear", "tf_saved_model", {"fuse": False}),
     "model.onnx": ("as published", "onnx", {}),
     # tf2onnx does not know its erfc.
@@ -47,8 +51,8 @@ FILES = {
 }
 
 
-# Of `FORMATS`: each published size once in full precision.
-FULL_PRECISION = ("saved_model", "litert", "onnx", "openvino")
+# Names in `FORMATS`: each published network once in full precision.
+FULL_PRECISION = tuple(formats.FORMATS)
 FULL_SIZE = {
     "cvt13": (CVT_13, (*FULL_PRECISION, "litert_dynamic_int8", "litert_int8")),
     "cvt21": (CVT_21, (*FULL_PRECISION, "litert_float16")),
@@ -69,13 +73,13 @@ def export_full_size(folder, name):
     for format, quantization, file in map(FORMATS.get, FULL_SIZE[name][1]):
         images = None
         if quantization == "int8":
-            # Of the files' size alone: their agreement is tested on small networks.
+            # Only the files' size is tested. Small networks test their agreement.
             images = networks.images(1, 224, 224, 3)
         export(fused, folder / file, format, quantization, representative_images=images)
 
 
 def export_projections(folder):
-    """Export every projection in every format, and save the Keras logits beside."""
+    """Export every projection in every format, with the Keras model's logits."""
     images = networks.images(1, 36, 44, 3)
     np.save(folder / "images.npy", images)
     for i, config in enumerate(networks.PROJECTIONS.values()):
@@ -87,7 +91,7 @@ def export_projections(folder):
 
 
 def run(folder, *arguments):
-    """Run this file in a process of its own."""
+    """Run this file in a subprocess."""
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*paths, *sys.path]),

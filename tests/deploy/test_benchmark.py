@@ -14,11 +14,10 @@ from PIL import Image
 from keras_cvt import deploy, preprocess_input
 from keras_cvt.cli import main
 from keras_cvt.deploy.measurements import Benchmark, Measurement
-from keras_cvt.deploy.processes import export_elsewhere
 
 SIZES = [(90, 121), (70, 50), (64, 64), (100, 80)]
-# The slow one of each kind is enough; what export writes is tested where it is.
-NAMES = ["fused", "saved_model", "litert_int8", "onnx", "openvino"]
+# One of each format is enough. `test_export.py` tests the others.
+NAMES = ["fused", "tf_saved_model", "litert_int8", "onnx", "openvino"]
 
 tensorflow_only = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="graphs are TensorFlow's"
@@ -71,8 +70,8 @@ def test_every_name_is_an_export_that_the_arguments_allow(folder, name, tmp_path
         assert file.endswith(".keras")
         return
     model = keras.models.load_model(folder / "model.keras")
-    # Everything but the labels is right, which is checked last.
-    with pytest.raises(ValueError, match="Expected 10 labels"):
+    # Everything is right except the class names, which are checked last.
+    with pytest.raises(ValueError, match="Expected 10 class names"):
         deploy.export(
             model,
             tmp_path / file,
@@ -81,7 +80,7 @@ def test_every_name_is_an_export_that_the_arguments_allow(folder, name, tmp_path
             representative_images=networks.images(1, 64, 64, 3)
             if quantization == "int8"
             else None,
-            labels=["cat"],
+            class_names=["cat"],
         )
 
 
@@ -89,7 +88,7 @@ def test_every_name_is_an_export_that_the_arguments_allow(folder, name, tmp_path
 def test_a_table_says_what_was_measured_on_what(folder, capsys):
     assert benchmark(folder, "--formats", "fused", "--batch-size", "4") == 0
     out = capsys.readouterr().out
-    assert "4 images of 64 x 64, 4 a call, all threads" in out
+    assert "4 images of 64 x 64, 4 per call, all threads" in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
     assert rows["fused"][-1] == rows["keras"][-1] == "passed"
     assert rows["keras"][-2] == "100.00"
@@ -139,7 +138,7 @@ def test_a_missing_converter_is_named_with_its_extra_and_skipped(
 
 
 def benchmark_of_two(folder, capsys):
-    """Return what a benchmark says of ONNX, which fails, and of OpenVINO after it."""
+    """Return the rows of ONNX, which fails, and of OpenVINO after it."""
     assert benchmark(folder, "--json", "--formats", "onnx", "openvino") == 1
     answer = json.loads(capsys.readouterr().out)
     first, failed, after = answer["measurements"]
@@ -149,7 +148,7 @@ def benchmark_of_two(folder, capsys):
 
 
 @tensorflow_only
-def test_a_converter_that_dies_is_told_and_does_not_stop_the_others(
+def test_a_converter_that_dies_is_reported_and_does_not_stop_the_others(
     folder, capsys, monkeypatch, tmp_path
 ):
     (tmp_path / "tf2onnx.py").write_text("import os; os._exit(7)")
@@ -160,7 +159,7 @@ def test_a_converter_that_dies_is_told_and_does_not_stop_the_others(
 
 
 @tensorflow_only
-def test_a_runtime_that_fails_is_told_and_does_not_stop_the_others(
+def test_a_runtime_that_fails_is_reported_and_does_not_stop_the_others(
     folder, capsys, monkeypatch
 ):
     broken = types.ModuleType("onnxruntime")
@@ -170,7 +169,7 @@ def test_a_runtime_that_fails_is_told_and_does_not_stop_the_others(
     assert after["passed"]
 
 
-def test_a_failed_measurement_stands_in_the_table_with_its_reason():
+def test_a_failed_measurement_is_in_the_table_with_its_reason():
     row = Measurement("onnx", None, failed="RuntimeError: no such operator")
     result = Benchmark((row,), 4, (64, 64), 1, None, None)
     assert not result.passed
@@ -219,33 +218,35 @@ def test_threads_are_tensorflows_too(folder):
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=300
     )
     assert result.stdout.splitlines()[-1] == "1", result.stderr[-2000:]
-    # No --images: as many are made up as verify would take.
-    assert "8 images of 64 x 64, 1 a call, 1 threads" in result.stdout
+    # Without --images, the images are synthetic.
+    assert "8 images of 64 x 64, 1 per call, 1 threads" in result.stdout
 
 
 @tensorflow_only
-def test_an_export_in_another_process_fails_as_it_would_in_this_one(folder, tmp_path):
+def test_an_export_in_a_subprocess_fails_as_it_would_in_this_process(folder, tmp_path):
     model = folder / "model.keras"
-    with pytest.raises(ValueError, match="Expected 10 labels"):
-        export_elsewhere(model, tmp_path / "saved_model", labels=["cat"])
+    with pytest.raises(ValueError, match="Expected 10 class names"):
+        deploy.export_in_subprocess(
+            model, tmp_path / "saved_model", class_names=["cat"]
+        )
     with pytest.raises(ChildProcessError, match="unexpected keyword argument 'colour'"):
-        export_elsewhere(model, tmp_path / "saved_model", colour="red")
+        deploy.export_in_subprocess(model, tmp_path / "saved_model", colour="red")
     assert not list(tmp_path.iterdir())
 
 
 @tensorflow_only
-def test_another_process_imports_what_this_one_would(folder, tmp_path, monkeypatch):
+def test_a_subprocess_imports_what_this_process_would(folder, tmp_path, monkeypatch):
     (tmp_path / "keras.py").write_text("raise ImportError('a stranger was imported')")
     outside = [path for path in sys.path if path not in ("", str(tmp_path))]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", outside)
     model, file = folder / "model.keras", tmp_path / "saved_model"
-    with pytest.raises(ValueError, match="Expected 10 labels"):
-        export_elsewhere(model, file, labels=["cat"])
-    # As a program in this folder, or an interpreter started here, has it.
+    with pytest.raises(ValueError, match="Expected 10 class names"):
+        deploy.export_in_subprocess(model, file, class_names=["cat"])
+    # The path of a program in this folder, or of an interpreter started here.
     monkeypatch.setattr(sys, "path", ["", *outside])
     with pytest.raises(ChildProcessError, match="a stranger was imported"):
-        export_elsewhere(model, file, labels=["cat"])
+        deploy.export_in_subprocess(model, file, class_names=["cat"])
 
 
 @tensorflow_only
@@ -259,7 +260,9 @@ def test_a_file_that_is_there_already_is_not_replaced(folder, capsys):
 
 
 @tensorflow_only
-def test_a_keras_file_is_whole_or_not_there(folder, tmp_path, monkeypatch):
+def test_a_keras_file_is_written_completely_or_not_at_all(
+    folder, tmp_path, monkeypatch
+):
     model = keras.models.load_model(folder / "model.keras")
 
     def half(path):
@@ -273,7 +276,7 @@ def test_a_keras_file_is_whole_or_not_there(folder, tmp_path, monkeypatch):
 
 
 @tensorflow_only
-def test_a_backbone_is_judged_by_differences_alone(tmp_path):
+def test_a_backbone_is_judged_only_by_differences(tmp_path):
     model = networks.build(
         networks.CONFIGS["as published"], include_top=False, pooling="avg"
     )
@@ -299,3 +302,14 @@ def test_other_backends_say_which_command_benchmarks(folder, capsys):
     assert benchmark(folder) == 1
     error = capsys.readouterr().err
     assert "KERAS_BACKEND=tensorflow keras-cvt benchmark" in error
+
+
+@tensorflow_only
+def test_names_of_version_0_1_0_are_accepted(folder):
+    model = keras.models.load_model(folder / "model.keras")
+    images = networks.images(1, 64, 64, 3)
+    result = deploy.benchmark(
+        model, images, formats=["saved_model"], labels=[str(i) for i in range(10)]
+    )
+    names = [row.name for row in result.measurements]
+    assert names == ["keras", "tf_saved_model"] and result.passed

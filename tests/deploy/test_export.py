@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import io
 import os
@@ -16,12 +17,15 @@ import keras_cvt
 from keras_cvt.deploy import (
     FORMATS,
     export,
+    formats,
     read_metadata,
-    runtimes,
-    saved_model,
+    tensorflow_graphs,
     verify,
 )
-from keras_cvt.deploy.verify import compare
+from keras_cvt.deploy.file_format import Runtime
+from keras_cvt.deploy.metadata import describe
+from keras_cvt.deploy.verification import compare
+from keras_cvt.description import ModelDescription
 
 tensorflow_only = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="graphs are TensorFlow's"
@@ -44,7 +48,7 @@ def model():
 
 @pytest.mark.parametrize("file", export_worker.FILES)
 def test_every_file_computes_what_its_model_computes(folder, file):
-    # Three images: more than a batch of one, no multiple of a batch of two.
+    # Three images: more than a batch of one, not a multiple of a batch of two.
     images = networks.images(3, 64, 64, 3)
     result = verify(export_worker.model(file), folder / file, images)
     assert result.passed, result
@@ -93,19 +97,67 @@ def test_cvt13_in_8_bits_is_little_more_than_a_quarter_of_its_float32_file(full_
 
 
 def test_files_carry_their_metadata(folder):
-    for file, (_, _, arguments) in export_worker.FILES.items():
+    for file, (_, format, arguments) in export_worker.FILES.items():
         metadata = read_metadata(folder / file)
         assert metadata["source_weights"] == "made up"
+        assert metadata["format"] == format
         assert metadata["quantization"] == arguments.get("quantization")
         assert metadata["fused"] == arguments.get("fuse", True)
-        assert metadata["labels"] == arguments.get("labels")
+        assert metadata["class_names"] == arguments.get("class_names")
+        # What programs of version 0.1.0 read.
+        assert metadata["labels"] == metadata["class_names"]
         assert metadata["input"]["range"] == [0, 255]
         assert metadata["outputs"] == "logits"
         assert metadata["versions"]["keras"] == keras.__version__
 
 
+@pytest.mark.parametrize("file", export_worker.FILES)
+def test_metadata_is_the_models_own_description(folder, file):
+    metadata = read_metadata(folder / file)
+    found = ModelDescription.from_dict(metadata)
+    names = export_worker.FILES[file][2].get("class_names")
+    expected = export_worker.model(file).description.replace(
+        source_weights="made up", class_names=names
+    )
+    if file != "any_size.tflite":
+        expected = expected.replace(
+            image_size=(64, 64), eval_transform=expected.eval_transform.at_size(64, 64)
+        )
+    assert found == expected
+    batch_sizes = {"avg.onnx": 2, "any_size.tflite": None}
+    default = 1 if file.endswith(".tflite") else None
+    assert metadata["input"]["batch_size"] == batch_sizes.get(file, default)
+
+
+@tensorflow_only
+def test_class_names_and_origin_are_the_models_unless_given(model, tmp_path):
+    path, names = tmp_path / "m", list("abcdefghij")
+    model.class_names, model.source_weights = names, "mine"
+    metadata = export(model, path, image_size=(64, 64))
+    assert metadata == read_metadata(path)
+    assert (metadata["class_names"], metadata["source_weights"]) == (names, "mine")
+    for argument in ("class_names", "labels"):
+        given = {argument: names[::-1], "source_weights": "yours"}
+        metadata = export(model, path, image_size=(64, 64), **given)
+        assert metadata["class_names"] == metadata["labels"] == names[::-1]
+        assert metadata["source_weights"] == "yours"
+
+
+def test_1000_classes_without_names_get_those_of_imagenet():
+    config = keras_cvt.CvTConfig((keras_cvt.StageConfig(8, 1, 1, 7, 4, 2),))
+    model = keras_cvt.CvT(config, input_shape=(32, 32, 3))
+    assert describe(model).class_names[0] == "tench"
+    model.class_names = [f"class {i}" for i in range(1000)]
+    assert describe(model).class_names[0] == "class 0"
+
+
+def test_class_names_of_a_model_without_classes_are_ignored():
+    model = networks.build(CONFIGS["as published"], include_top=False)
+    assert describe(model, ["cat", "dog"]).class_names is None
+
+
 def test_a_file_for_any_size_takes_any_size(folder):
-    runtime = runtimes.open_file(folder / "any_size.tflite")
+    runtime = formats.open_file(folder / "any_size.tflite")
     images = networks.images(2, 50, 71, 3)
     expected = export_worker.model("any_size.tflite").predict(images, verbose=0)
     (found,) = runtime.call(images)
@@ -132,7 +184,7 @@ def test_onnx_files_hold_each_blocks_norms_as_one_operator(folder, file, blocks)
 def encoded(size, format):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 255, (*size, 3), dtype="uint8"))
-    # Smooth, as photos are: the decoders' rounding is not what is tested.
+    # Smooth like a photo: the decoders' rounding is not tested here.
     image = image.resize((8, 8)).resize(size[::-1], Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, format, **({"quality": 95} if format == "JPEG" else {}))
@@ -140,13 +192,13 @@ def encoded(size, format):
 
 
 @tensorflow_only
-def test_encoded_images_are_answered_with_labels_and_scores(folder):
+def test_encoded_images_are_answered_with_class_names_and_scores(folder):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder / "saved_model"))
     files = [encoded((90, 120), "JPEG"), encoded((300, 240), "PNG")]
     model = export_worker.model("saved_model")
-    # What the file was exported for, not what the model was evaluated with.
+    # The file's size, not the model's.
     transform = keras_cvt.preprocessing.EvalTransform((64, 64), 0.875)
     images = keras_cvt.preprocess_input(
         [Image.open(io.BytesIO(file)) for file in files], transform
@@ -162,11 +214,11 @@ def test_encoded_images_are_answered_with_labels_and_scores(folder):
 
 @tensorflow_only
 def test_a_large_network_is_saved_with_variables(model, tmp_path, monkeypatch):
-    # Its constants would be copied about when the file is loaded.
-    monkeypatch.setattr(saved_model, "_LARGEST_CONSTANTS", 0)
-    model.labels = list("abcdefghij")
+    # TensorFlow copies constants when it loads the file.
+    monkeypatch.setattr(tensorflow_graphs, "_LARGEST_CONSTANTS", 0)
+    model.class_names = list("abcdefghij")
     export(model, tmp_path / "m", image_size=(64, 64))
-    assert read_metadata(tmp_path / "m")["labels"] == list("abcdefghij")
+    assert read_metadata(tmp_path / "m")["class_names"] == list("abcdefghij")
     weights = sum(weight.value.numpy().nbytes for weight in model.weights)
     sizes = [f.stat().st_size for f in (tmp_path / "m" / "variables").iterdir()]
     assert sum(sizes) > 0.9 * weights
@@ -176,7 +228,7 @@ def test_a_large_network_is_saved_with_variables(model, tmp_path, monkeypatch):
 
 @tensorflow_only
 @pytest.mark.parametrize("bad", [b"", b"no image", encoded((90, 120), "JPEG")[:200]])
-def test_bytes_that_are_no_image_fail_their_request_only(folder, bad):
+def test_bytes_that_are_not_an_image_fail_only_their_request(folder, bad):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(folder / "saved_model"))
@@ -188,17 +240,16 @@ def test_bytes_that_are_no_image_fail_their_request_only(folder, bad):
 
 
 @tensorflow_only
-def test_a_full_disk_leaves_the_earlier_file_and_nothing_else(
-    model, tmp_path, monkeypatch
-):
+def test_a_full_disk_leaves_only_the_earlier_file(model, tmp_path, monkeypatch):
     path = tmp_path / "model.tflite"
     path.write_bytes(b"earlier")
 
-    def write(model, target, *args):
+    def write(network, target, options):
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("keras_cvt.deploy.litert.write", write)
+    broken = dataclasses.replace(formats.FORMATS["litert"], write=write)
+    monkeypatch.setitem(formats.FORMATS, "litert", broken)
     with pytest.raises(OSError, match="No space left"):
         export(model, path, "litert")
     assert path.read_bytes() == b"earlier"
@@ -230,8 +281,8 @@ def test_a_saved_model_replaces_an_earlier_one_but_no_other_folder(model, tmp_pa
             {"quantization": "int8", "representative_images": np.ones((4, 32, 32, 3))},
             r"shape=\(4, 32, 32, 3\)",
         ),
-        ({"representative_images": np.ones((4, 64, 64, 3))}, "'int8'` alone"),
-        ({"labels": ["cat"]}, "Expected 10 labels"),
+        ({"representative_images": np.ones((4, 64, 64, 3))}, "only for litert_int8"),
+        ({"class_names": ["cat"]}, "Expected 10 class names"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"image_size": 64}, "image_size=64"),
         ({"image_size": (2, 2)}, "too small"),
@@ -247,7 +298,7 @@ def test_wrong_arguments_are_refused(model, tmp_path, arguments, message):
 
 
 @tensorflow_only
-def test_what_is_no_cvt_is_refused(tmp_path):
+def test_a_model_that_is_not_a_cvt_is_refused(tmp_path):
     inputs = keras.Input((64, 64, 3))
     other = keras.Model(inputs, keras.layers.Conv2D(1, 3)(inputs))
     with pytest.raises(ValueError, match="Expected a CvTModel"):
@@ -276,7 +327,7 @@ def test_a_missing_converter_names_its_extra_before_any_work(
 def test_a_missing_runtime_names_its_extra(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(ImportError, match=r"keras_cvt\[litert\]"):
-        runtimes.open_file(folder / "0.tflite")
+        formats.open_file(folder / "0.tflite")
 
 
 @pytest.mark.any_backend
@@ -288,7 +339,7 @@ def test_other_backends_say_which_command_exports(model, tmp_path):
         export(model, tmp_path / "m.tflite", "litert")
 
 
-def test_verify_tells_another_network_from_its_own(folder, model):
+def test_verify_fails_a_file_of_another_network(folder, model):
     bias = model.get_layer("head").bias
     bias.assign(bias + np.linspace(0, 1e-3, 10))
     images = networks.images(3, 64, 64, 3)
@@ -310,10 +361,11 @@ def test_probabilities_are_compared_as_the_logits_that_they_come_from(tmp_path):
         return compare(
             keras.Sequential([keras.layers.Flatten()]),
             [answers(logits)],
-            runtimes.Runtime("keras", 2, lambda images: [answers(other)]),
             networks.images(2, 4, 4, 3),
-            {"outputs": outputs, "quantization": "int8"},
             tmp_path,
+            Runtime("keras", 2, lambda images: [answers(other)]),
+            {"outputs": outputs, "quantization": "int8"},
+            0,
         )
 
     expected = result("logits", lambda rows: rows)
@@ -325,7 +377,7 @@ def test_probabilities_are_compared_as_the_logits_that_they_come_from(tmp_path):
 
 @pytest.mark.parametrize("quantization", ["dynamic_int8", "int8"])
 @pytest.mark.parametrize("noise, passed", [(0.1, True), (1.0, False)])
-def test_8_bits_that_keep_the_best_class_alone_fail(
+def test_8_bits_that_keep_only_the_best_class_fail(
     tmp_path, quantization, noise, passed
 ):
     logits = np.array([[4.0, -1.0, -3.0], [3.0, 0.5, -2.0]])
@@ -333,17 +385,18 @@ def test_8_bits_that_keep_the_best_class_alone_fail(
     result = compare(
         keras.Sequential([keras.layers.Flatten()]),
         [logits],
-        runtimes.Runtime("keras", 2, lambda images: [other]),
         networks.images(2, 4, 4, 3),
-        {"outputs": "logits", "quantization": quantization},
         tmp_path,
+        Runtime("keras", 2, lambda images: [other]),
+        {"outputs": "logits", "quantization": quantization},
+        0,
     )
     assert result.top1_agreement == 1 and result.passed is passed
     assert "overall cosine >= 0.95" in result.tolerance
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
-def test_one_undecided_image_among_many_does_not_fail_8_bits(tmp_path, outputs):
+def test_one_borderline_image_among_many_does_not_fail_8_bits(tmp_path, outputs):
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (1000, 1)) * [1.0, -1.0]
     logits[0] = [0.001, -0.001]
@@ -355,7 +408,7 @@ def test_one_undecided_image_among_many_does_not_fail_8_bits(tmp_path, outputs):
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
-def test_what_is_common_to_all_classes_is_no_agreement(tmp_path, outputs):
+def test_what_all_classes_share_is_not_agreement(tmp_path, outputs):
     best = 20 + np.array([[4.0, -1.0, 1.0], [3.0, 1.0, -1.0]])
     other = 20 + np.array([[0.1, -9.0, 0.0], [0.1, 0.0, -9.0]])
     result = verdict(tmp_path, outputs, best, other)
@@ -368,10 +421,11 @@ def test_one_output_is_compared_too(tmp_path):
         result = compare(
             keras.Sequential([keras.layers.Flatten()]),
             [probabilities],
-            runtimes.Runtime("keras", 3, lambda images, other=other: [other]),
             networks.images(3, 4, 4, 3),
-            {"outputs": "probabilities", "quantization": "int8"},
             tmp_path,
+            Runtime("keras", 3, lambda images, other=other: [other]),
+            {"outputs": "probabilities", "quantization": "int8"},
+            0,
         )
         assert result.passed is passed
 
@@ -388,10 +442,11 @@ def verdict(tmp_path, outputs, expected, found):
     return compare(
         keras.Sequential([keras.layers.Flatten()]),
         [given(expected)],
-        runtimes.Runtime("keras", len(found), lambda images: [given(found)]),
         networks.images(len(found), 4, 4, 3),
-        {"outputs": outputs, "quantization": "int8"},
         tmp_path,
+        Runtime("keras", len(found), lambda images: [given(found)]),
+        {"outputs": outputs, "quantization": "int8"},
+        0,
     )
 
 

@@ -72,7 +72,7 @@ def test_only_the_class_token_is_computed_where_only_the_head_reads():
     assert not fuse(networks.build(config)).stages[0].token_only
 
 
-def test_fusing_leaves_the_model_and_its_weights_alone():
+def test_fusing_does_not_change_the_model():
     model = networks.build(CONFIGS["as published"])
     before = model.get_weights()
     fused = fuse(model)
@@ -115,7 +115,7 @@ def test_a_fused_classifier_says_that_it_has_no_last_map():
         fused.pyramid_outputs  # noqa: B018
 
 
-def test_what_is_no_cvt_is_refused():
+def test_a_model_that_is_not_a_cvt_is_refused():
     inputs = keras.Input((4,))
     with pytest.raises(ValueError, match="CvT stages. Received: model=<Functional"):
         fuse(keras.Model(inputs, keras.layers.Dense(2)(inputs)))

@@ -13,15 +13,15 @@ import keras_cvt
 from keras_cvt.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-LABELS = [f"label {i}" for i in range(10)]
+CLASS_NAMES = [f"class {i}" for i in range(10)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder with a model, its labels, two photos and three exports."""
+    """Return a folder with a model, its class names, two photos and three exports."""
     folder = tmp_path_factory.mktemp("programs")
     networks.save_classifier(folder / "model.keras")
-    (folder / "labels.txt").write_text("\n".join(LABELS))
+    (folder / "names.txt").write_text("\n".join(CLASS_NAMES))
     networks.save_photos(folder / "photos", [(90, 121), (70, 50)])
     for file in ("model.tflite", "model.onnx", "saved_model"):
         assert main(export_arguments(folder, file, "--no-verify")) == 0
@@ -29,18 +29,18 @@ def folder(tmp_path_factory):
 
 
 def export_arguments(folder, file, *extra):
-    model, labels = str(folder / "model.keras"), str(folder / "labels.txt")
-    return ["export", model, str(folder / file), "--labels", labels, *extra]
+    model, names = str(folder / "model.keras"), str(folder / "names.txt")
+    return ["export", model, str(folder / file), "--class-names", names, *extra]
 
 
 def expected(folder):
-    """Return each photo's best label and its score, as keras_cvt computes them."""
+    """Return each photo's best class and its score, as keras_cvt computes them."""
     import keras
 
     model = keras.models.load_model(folder / "model.keras")
     paths = sorted((folder / "photos").iterdir())
     scores = model.predict(keras_cvt.preprocess_input(paths, model), verbose=0)
-    return [(LABELS[row.argmax()], 100 * row.max()) for row in scores]
+    return [(CLASS_NAMES[row.argmax()], 100 * row.max()) for row in scores]
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_examples_classify_as_the_model_does_without_keras_cvt(
     )
     assert result.returncode == 0, result.stderr[-2000:]
     best = re.findall(r"\.png\n +([\d.]+)%  (.+)", result.stdout)
-    for (score, label), (wanted, wanted_score) in zip(
+    for (score, name), (wanted, wanted_score) in zip(
         best, expected(folder), strict=True
     ):
-        assert label == wanted
+        assert name == wanted
         # TensorFlow's resize is within two levels of PIL's.
         assert float(score) == pytest.approx(wanted_score, abs=1.0)
 
@@ -109,7 +109,7 @@ def test_errors_are_one_line_and_status_1(folder, capsys):
     assert main(export_arguments(folder, "model.onnx", "--format", "litert")) == 1
     assert "ends in .tflite" in capsys.readouterr().err
     model = str(folder / "model.keras")
-    assert main(["verify", model, str(folder / "labels.txt")]) == 1
+    assert main(["verify", model, str(folder / "names.txt")]) == 1
     assert "deploy.export wrote" in capsys.readouterr().err
 
 
@@ -120,7 +120,7 @@ def test_errors_are_one_line_and_status_1(folder, capsys):
         ("x.tflite", ("--quantization", "int8"), "--representative"),
     ],
 )
-def test_export_says_what_its_call_lacks(folder, capsys, out, options, message):
+def test_export_says_what_is_missing(folder, capsys, out, options, message):
     assert main(export_arguments(folder, out, *options)) == 1
     assert message in capsys.readouterr().err
     assert not (folder / out).exists()

@@ -1,4 +1,4 @@
-"""Repositories that nobody should load: none succeeds, each says what is wrong.
+"""Damaged and hostile repositories: none loads, and each error says what is wrong.
 
 Counted: the cases below, each through `hub.load`, `weights="hf://..."` and
 `load_checkpoint`.
@@ -21,6 +21,7 @@ from hub_client import loopback
 import keras_cvt
 from keras_cvt import hub
 from keras_cvt.checkpoints import load_checkpoint
+from keras_cvt.repository import integrity
 
 REPO = "bad/repo"
 RAN = []
@@ -60,6 +61,29 @@ def stage(**changes):
 
 def ours(**changes):
     return lambda files: with_config(files, lambda v: v["keras_cvt"].update(changes))
+
+
+def our_input(**changes):
+    return lambda files: with_config(
+        files, lambda v: v["keras_cvt"]["input"].update(changes)
+    )
+
+
+def ours_of_0_1_0(**changes):
+    """Describe the model in the form of version 0.1.0."""
+
+    def change(values):
+        written = values["keras_cvt"]
+        names = ("include_preprocessing", "eval_transform")
+        values["keras_cvt"] = {
+            "name": written["name"],
+            "config": written["config"],
+            "classifier_activation": written["activation"],
+            **{name: written["input"][name] for name in names},
+            **changes,
+        }
+
+    return lambda files: with_config(files, change)
 
 
 def theirs(**changes):
@@ -152,6 +176,7 @@ def changed(name):
     return lambda good: {**good, name: good[name][:-1] + bytes([good[name][-1] ^ 1])}
 
 
+ABSURD = {"image_size": [10**9, 10**9], "crop_ratio": None}
 DIGEST = hashlib.sha256(b"").hexdigest()
 HUGE_HEADER = (2**40).to_bytes(8, "little") + b"{" + b" " * 100
 
@@ -187,15 +212,22 @@ CASES = {
     ),
     "an absurd MLP": (stage(mlp_ratio=1e12), "parameters"),
     "an absurd padding": (stage(patch_padding=10**9), "padding"),
-    "absurd images": (
-        ours(eval_transform={"image_size": [10**9, 10**9], "crop_ratio": None}),
+    "absurd images": (our_input(eval_transform=ABSURD), "at most 8192 pixels"),
+    "absurd images of 0.1.0": (
+        ours_of_0_1_0(eval_transform=ABSURD),
         "at most 8192 pixels",
     ),
     "absurd stages of transformers": (
         theirs(embed_dim=[2**40] * 3, num_heads=[1, 2, 3]),
         "divisible|parameters",
     ),
-    "code as activation": (ours(classifier_activation="lambda x: x"), "activation"),
+    "code as activation": (ours(activation="lambda x: x"), "activation"),
+    "code as activation of 0.1.0": (
+        ours_of_0_1_0(classifier_activation="lambda x: x"),
+        "activation",
+    ),
+    "a name with a path of 0.1.0": (ours_of_0_1_0(name="../x"), "name"),
+    "channels without end": (our_input(channels=10**9), "channels=1000000000"),
     "a name with a path": (ours(name="../x"), "name"),
     "a nested configuration": (
         lambda good: without_sums(good, config__json=b"[" * 10**5),
@@ -245,15 +277,25 @@ def test_a_checkpoint_of_a_bad_hash_is_not_loaded_into_a_model_either(server, go
         np.testing.assert_array_equal(old, new)
 
 
-def test_the_good_repository_loads(server, good):
-    server.repos[REPO] = good
+@pytest.mark.parametrize(
+    "content", [b"[" * 10**5, b" " * (5 * 2**20), b"[]", b"../../../etc/passwd"]
+)
+def test_class_names_of_a_bad_configuration_are_refused(server, content):
+    server.repos[REPO] = {"config.json": content}
+    with pytest.raises(ValueError, match="config.json"):
+        hub.load_class_names(REPO)
+
+
+@pytest.mark.parametrize("form", [lambda good: good, ours_of_0_1_0()])
+def test_the_good_repository_loads(server, good, form):
+    server.repos[REPO] = form(good)
     assert hub.load(REPO).name == "tiny"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "x\n", ".git/config", ""])
 def test_names_stay_in_their_folder(name):
     with pytest.raises(ValueError, match="inside its folder"):
-        keras_cvt.repository.check_name(name)
+        integrity.check_name(name)
 
 
 def test_a_link_in_a_folder_of_artefacts_is_not_followed(tmp_path):

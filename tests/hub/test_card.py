@@ -1,4 +1,4 @@
-"""The card: valid metadata, worth reading, its owner's words kept."""
+"""The card has valid metadata, says what people need, and keeps its owner's words."""
 
 import hub_models
 import pytest
@@ -33,12 +33,10 @@ def model():
     return hub_models.classifier("quick_gelu")
 
 
-def new(model, about=ABOUT, **arguments):
-    rows = [card.Row("model.safetensors", "weights, PyTorch", 0.0, None, 600_000)]
-    return card.render(
-        model, repo_id="me/flowers", about=about, rows=rows, transformers=True,
-        **arguments,
-    )  # fmt: skip
+def new(model, about=ABOUT, **changes):
+    rows = [card.Row("model.safetensors", "weights, PyTorch", 0.0, bytes=600_000)]
+    description = model.description.replace(**changes)
+    return card.render(description, repo_id="me/flowers", about=about, rows=rows)
 
 
 def metadata(text):
@@ -73,7 +71,7 @@ def test_the_card_says_what_people_need(model, fact):
     assert fact in new(model)
 
 
-def test_the_owners_words_stay_and_the_section_is_renewed(model):
+def test_the_owners_words_stay_and_the_section_is_replaced(model):
     first = card.merge(OWN, new(model))
     second = card.merge(first + "More words.\n", new(model, hub.About("Other.")))
     assert second.startswith(OWN.split("---\n")[0] + "---\n# my own remark\n")
@@ -96,7 +94,23 @@ def test_merging_twice_changes_nothing(model):
     assert card.merge(merged, new(model)) == merged
 
 
-def test_new_figures_replace_old_ones(model):
+@pytest.mark.parametrize("changed", ["", "A few words of another version."])
+def test_the_section_of_another_version_is_replaced(model, changed):
+    """Version 0.1.0 wrote other words into the begin mark."""
+    old = card.merge(OWN, new(model)).replace(
+        card.BEGIN,
+        "<!-- keras_cvt: begin. A push renews what stands up to the end mark. -->"
+        if not changed
+        else f"<!-- keras_cvt: begin. {changed} -->",
+    )
+    assert card.BEGIN not in old
+    merged = card.merge(old, new(model, hub.About("Other.")))
+    assert "Tells flowers." not in merged and merged.count("Other.") == 1
+    assert merged.count("<!-- keras_cvt: begin") == 1 and card.BEGIN in merged
+    assert "My words\u2026" in merged
+
+
+def test_new_results_replace_old_ones(model):
     about = hub.About(evaluations=[hub.Evaluation("F", "me/f", "accuracy", 0.5)])
     merged = card.merge(new(model), new(model, about))
     (index,) = metadata(merged)["model-index"]
@@ -106,7 +120,7 @@ def test_new_figures_replace_old_ones(model):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("---\nlicense: [mit\n---\n", "no valid YAML.*line"),
+        ("---\nlicense: [mit\n---\n", "not valid YAML.*line"),
         ("---\n- a list\n---\n", "names and values"),
         (card.BEGIN + "\ncut off", "marks are damaged"),
         (card.END + card.BEGIN, "marks are damaged"),
@@ -118,7 +132,6 @@ def test_a_damaged_card_is_answered_not_overwritten(model, text, message):
         card.merge(text, new(model))
 
 
-def test_a_label_cannot_break_the_card(model):
-    labels = ["a|b", card.END, "---", "<script>"]
-    text = new(model, labels=labels)
+def test_a_class_name_cannot_break_the_card(model):
+    text = new(model, class_names=("a|b", card.END, "---", "<script>"))
     assert text.count(card.END) == 1 and "<script>" not in text

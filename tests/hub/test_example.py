@@ -1,4 +1,4 @@
-"""The example goes the whole way: fine-tune, export, push, load back."""
+"""The example works from start to end: fine-tune, export, push, load back."""
 
 import re
 import subprocess

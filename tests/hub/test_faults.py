@@ -1,9 +1,10 @@
-"""Whatever goes wrong in a push, the repository is as it was or complete.
+"""After any failure of a push, the repository is as it was or complete.
 
-Counted: 429, 500 and a cut connection at each of 8 steps, twice, then healed (24); 401,
-403, 404, 409, 429 and 500 at each of 6 steps, for good (36); a commit whose answer is
-lost; kill -9 between upload and commit; a full disk; two pushes at once; an edit
-meanwhile; offline; no server; no token; a wrong token. Lost in all of them: nothing.
+Counted: 429, 500 and a broken connection at each of 8 steps, twice, then success (24);
+401, 403, 404, 409, 429 and 500 at each of 6 steps, always (36); a commit whose answer
+is lost; kill -9 between upload and commit; a full disk; two pushes at once; an edit
+during the push; offline; no server; no token; a wrong token. Nothing is lost in any of
+them.
 """
 
 import base64
@@ -24,13 +25,15 @@ import pytest
 from hub_client import TOKEN, environment, loopback
 from loopback_hub import CUT, LOST
 
-from keras_cvt import files, hub, repository
+from keras_cvt import hub
+from keras_cvt._utils import files
 from keras_cvt.hub import upload
+from keras_cvt.repository import integrity
 
 REPO = "me/flowers"
-# The steps of a first push, in their order.
+# The steps of a first push, in order.
 WRITING = ("info", "create", "validate", "preupload", "batch", "upload", "commit")
-PASSING = (429, 500)
+TEMPORARY = (429, 500)
 REFUSED = (401, 403, 404, 409)
 
 
@@ -43,7 +46,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    # Nobody wants to wait for what is only to be repeated.
+    # The waits between attempts would only make the tests slow.
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with loopback(tmp_path, monkeypatch) as server:
         yield server
@@ -51,7 +54,7 @@ def server(tmp_path, monkeypatch):
 
 def assert_complete(server, folder):
     files = server.repos[REPO]
-    for name in repository.names(folder):
+    for name in integrity.file_names(folder):
         assert files[name] == (folder / name).read_bytes(), name
 
 
@@ -60,16 +63,16 @@ def assert_nothing_pushed(server):
     assert len(server.history.get(REPO, [1])) == 1
 
 
-@pytest.mark.parametrize("fault", [*PASSING, CUT])
+@pytest.mark.parametrize("fault", [*TEMPORARY, CUT])
 @pytest.mark.parametrize("step", [*WRITING, "verify"])
-def test_what_passes_is_waited_for(server, folder, step, fault):
+def test_a_temporary_failure_is_tried_again(server, folder, step, fault):
     server.fail(step, fault, times=2)
     hub.upload_folder(folder, REPO)
     assert_complete(server, folder)
     assert len(server.history[REPO]) == 2
 
 
-@pytest.mark.parametrize("status", [*REFUSED, *PASSING])
+@pytest.mark.parametrize("status", [*REFUSED, *TEMPORARY])
 @pytest.mark.parametrize("step", WRITING[1:])
 def test_a_refusal_is_one_sentence_and_changes_nothing(
     server, folder, step, status, caplog
@@ -94,7 +97,7 @@ def test_a_commit_whose_answer_is_lost_is_not_made_twice(server, folder):
     assert_complete(server, folder)
 
 
-def test_what_arrived_before_a_failure_is_not_sent_again(server, folder):
+def test_files_that_arrived_before_a_failure_are_not_sent_again(server, folder):
     server.fail("commit", 403)
     with pytest.raises(PermissionError):
         hub.upload_folder(folder, REPO)
@@ -140,7 +143,7 @@ def test_kill_between_upload_and_commit_leaves_nothing_and_can_be_repeated(
         killed.set()
 
     server.before["commit"] = kill
-    # A request of a killed client is still answered: the fault drops it.
+    # The server still handles the request of a killed client: the fault drops it.
     server.fail("commit", CUT)
     assert killed.wait(120)
     assert_nothing_pushed(server)
@@ -183,9 +186,9 @@ def test_two_pushes_at_once_are_two_whole_commits(server, folder, tmp_path):
     )
 
 
-def test_an_edit_of_the_card_meanwhile_is_kept(server, folder):
+def test_an_edit_of_the_card_during_a_push_is_kept(server, folder):
     hub.upload_folder(folder, REPO)
-    server.repos[REPO].pop("verification.json")  # so that there is something to commit
+    server.repos[REPO].pop("verification.json")  # so that there is a change to commit
 
     def edit():
         server.before.clear()
@@ -209,7 +212,7 @@ def test_a_full_disk_pushes_nothing(server, monkeypatch):
     assert not server.steps
 
 
-def test_without_a_token_nothing_is_asked(server, folder, monkeypatch):
+def test_without_a_token_no_request_is_made(server, folder, monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
@@ -218,13 +221,13 @@ def test_without_a_token_nothing_is_asked(server, folder, monkeypatch):
     assert not server.steps
 
 
-def test_a_wrong_token_is_said_and_not_shown(server, folder):
+def test_a_wrong_token_is_reported_but_not_shown(server, folder):
     with pytest.raises(PermissionError, match="does not accept the token") as error:
         hub.upload_folder(folder, REPO, token="hf_wrong")
     assert "hf_wrong" not in str(error.value)
 
 
-def test_offline_is_said(server, folder, monkeypatch, tmp_path):
+def test_offline_mode_is_reported(server, folder, monkeypatch, tmp_path):
     command = [sys.executable, "-c", PUSH, folder]
     done = subprocess.run(
         command,
@@ -235,7 +238,7 @@ def test_offline_is_said(server, folder, monkeypatch, tmp_path):
     assert "OSError: me/flowers was not pushed: HF_HUB_OFFLINE is set." in done.stderr
 
 
-def test_a_server_that_is_not_there_is_said(server, folder, monkeypatch):
+def test_a_missing_server_is_reported(server, folder, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -244,12 +247,12 @@ def test_a_server_that_is_not_there_is_said(server, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("repo_id", ["flowers", "a/b/c", "me/../x", "me/a b", ""])
-def test_what_is_no_repository_is_refused_before_any_work(server, repo_id):
+def test_a_wrong_repository_name_is_refused_before_any_work(server, repo_id):
     with pytest.raises(ValueError, match="org/repo"):
         hub.push(None, repo_id)
 
 
-def test_a_data_set_is_no_target(server, folder):
+def test_a_data_set_is_refused(server, folder):
     with pytest.raises(ValueError, match="one of the Hub's datasets"):
         hub.upload_folder(folder, "datasets/me/flowers")
     server.datasets.add(REPO)
@@ -261,7 +264,7 @@ def test_a_data_set_is_no_target(server, folder):
 def test_a_card_of_broken_yaml_is_neither_pushed_over_nor_lost(server, folder):
     broken = b"---\nlicense: [mit\n---\nWords.\n"
     server.repos[REPO] = {"README.md": broken}
-    with pytest.raises(ValueError, match="no valid YAML"):
+    with pytest.raises(ValueError, match="not valid YAML"):
         hub.upload_folder(folder, REPO)
     assert server.repos[REPO] == {"README.md": broken}
 

@@ -1,16 +1,20 @@
-"""What is pushed comes back, in every program that people use."""
+"""A pushed model comes back, in every program that people use."""
 
 import time
 from pathlib import Path
 
+import golden
 import hub_models
+import keras
 import numpy as np
 import pytest
 from hub_client import loopback, run
 
 import keras_cvt
-from keras_cvt import files, hub, repository
+from keras_cvt import conversion, hub
+from keras_cvt._utils import files
 from keras_cvt.checkpoints import load_checkpoint
+from keras_cvt.repository import integrity
 
 REPO = "me/flowers"
 USE = """
@@ -44,7 +48,7 @@ def pushed(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("pushed")
         with loopback(folder, patch) as server:
-            report = hub.push(model, REPO, labels=hub_models.LABELS)
+            report = hub.push(model, REPO, class_names=hub_models.LABELS)
             yield server, model, report
 
 
@@ -62,6 +66,7 @@ model = keras_cvt.CvT(config, weights="hf://me/flowers", classes=4)
 """,
     "hub.load": 'model = keras_cvt.hub.load("me/flowers")',
     "a revision": 'model = keras_cvt.hub.load("me/flowers", revision={commit!r})',
+    "a full name": 'model = keras_cvt.hub.load("hf://me/flowers@{commit}")',
 }
 
 
@@ -103,35 +108,67 @@ def test_every_file_has_its_recorded_hash(pushed, tmp_path):
     server, _, report = pushed
     for name, data in server.repos[REPO].items():
         (tmp_path / name).write_bytes(data)
-    sums = repository.read_sums(tmp_path / repository.SUMS)
-    assert set(sums) == set(report.files) - {repository.SUMS}
+    sums = integrity.read_sums(tmp_path / integrity.SUMS)
+    assert set(sums) == set(report.files) - {integrity.SUMS}
     for name, digest in sums.items():
         assert files.sha256(tmp_path / name) == digest
 
 
-def test_labels_and_transform_come_along(pushed, monkeypatch, tmp_path):
+def test_class_names_and_transform_come_along(pushed, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     server, model, _ = pushed
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert hub.load_labels(REPO) == tuple(hub_models.LABELS)
     loaded = hub.load(REPO)
-    assert loaded.labels == tuple(hub_models.LABELS)
+    assert loaded.class_names == tuple(hub_models.LABELS)
+    # The model that was pushed is not changed.
+    assert model.class_names is None
     assert loaded.eval_transform == model.eval_transform
     assert loaded.cvt_config == model.cvt_config
     assert loaded.name == "tiny"
     assert load_checkpoint(loaded, f"hf://{REPO}").missing == ()
 
 
+@pytest.mark.parametrize(
+    "load", [hub.load_class_names, hub.load_labels], ids=["now", "in version 0.1.0"]
+)
+def test_class_names_are_loaded_without_the_weights(
+    pushed, monkeypatch, tmp_path, load
+):
+    from huggingface_hub import constants
+
+    server, _, report = pushed
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    # The weights cannot be downloaded at all.
+    monkeypatch.setitem(server.status, "model.safetensors", 503)
+    for name in (REPO, f"hf://{REPO}", f"{REPO}@{report.commit}"):
+        assert load(name) == tuple(hub_models.LABELS)
+    assert load(REPO, revision=report.commit) == tuple(hub_models.LABELS)
+    downloaded = {path.name for path in tmp_path.rglob("snapshots/*/*")}
+    assert downloaded == {"config.json"}
+
+
+def test_class_names_of_a_repository_without_any_are_none(tmp_path, monkeypatch):
+    with loopback(tmp_path, monkeypatch) as server:
+        server.repos[REPO] = {"README.md": b"# Nothing else"}
+        assert hub.load_class_names(REPO) is None
+        with pytest.raises(FileNotFoundError, match="me/nothing"):
+            hub.load_class_names("me/nothing")
+
+
 def test_a_model_pushed_again_unchanged_makes_no_commit(pushed):
     server, model, report = pushed
-    # The labels given by name before are the model's own now.
-    model.labels = hub_models.LABELS
-    again = hub.push(model, REPO)
+    again = hub.push(model, REPO, labels=hub_models.LABELS)
     assert again.commit == report.commit
+    # Now the model itself knows the names.
+    model.class_names = hub_models.LABELS
+    try:
+        assert hub.push(model, REPO).commit == report.commit
+    finally:
+        model.class_names = None
 
 
-def test_a_network_that_transformers_lacks_is_not_offered_to_it(tmp_path, monkeypatch):
+def test_a_network_unknown_to_transformers_is_not_offered_to_it(tmp_path, monkeypatch):
     model = keras_cvt.CvTSimplified(
         classes=4, s1_emb_dim=8, s2_emb_dim=8, s3_emb_dim=8, s3_depth=1
     )
@@ -146,7 +183,9 @@ def test_a_network_that_transformers_lacks_is_not_offered_to_it(tmp_path, monkey
     )
 
 
-def test_exported_files_come_along_and_leave_with_the_next_push(tmp_path, monkeypatch):
+def test_exported_files_are_pushed_and_removed_by_a_push_without_them(
+    tmp_path, monkeypatch
+):
     exported = tmp_path / "exported"
     (exported / "saved_model" / "variables").mkdir(parents=True)
     (exported / "saved_model" / "saved_model.pb").write_bytes(b"graph")
@@ -194,7 +233,7 @@ def test_a_download_that_is_cut_half_way_is_complete_in_the_end(
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_folder_written_again_holds_nothing_of_before(tmp_path):
+def test_a_folder_written_again_holds_only_new_files(tmp_path):
     exported = tmp_path / "exported"
     exported.mkdir()
     (exported / "model.tflite").write_bytes(b"flat")
@@ -205,11 +244,11 @@ def test_a_folder_written_again_holds_nothing_of_before(tmp_path):
     (folder / ".writing-killed" / "model.weights.h5").write_bytes(b"half")
     hub.write_folder(model, folder, repo_id=REPO)
     left = {path.name for path in folder.rglob("*")}
-    assert left == {*repository.read_sums(folder / repository.SUMS), repository.SUMS}
+    assert left == {*integrity.read_sums(folder / integrity.SUMS), integrity.SUMS}
 
 
 @pytest.mark.parametrize("name", ["README.md", ".env", "SHA256SUMS"])
-def test_a_folder_with_files_of_others_is_left_alone(tmp_path, name):
+def test_a_folder_with_other_files_stays_as_it_is(tmp_path, name):
     content = "0" * 64 + "  notes.txt\n"
     (tmp_path / name).write_text(content)
     with pytest.raises(FileExistsError, match=name):
@@ -218,7 +257,7 @@ def test_a_folder_with_files_of_others_is_left_alone(tmp_path, name):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_put_into_a_written_folder_is_neither_published_nor_lost(tmp_path):
+def test_a_foreign_file_in_a_written_folder_is_neither_published_nor_lost(tmp_path):
     model = hub_models.classifier()
     hub.write_folder(model, tmp_path, repo_id=REPO)
     before = (tmp_path / "README.md").read_bytes()
@@ -229,10 +268,13 @@ def test_a_file_put_into_a_written_folder_is_neither_published_nor_lost(tmp_path
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_what_a_killed_call_left_is_replaced(tmp_path, monkeypatch):
+def test_the_files_of_a_killed_call_are_replaced(tmp_path, monkeypatch):
+    def killed(*_):
+        raise OSError
+
     model = hub_models.classifier()
     with monkeypatch.context() as patch:
-        patch.setattr(repository, "SUMS", "no/such/folder")
+        patch.setattr(integrity, "write_sums", killed)
         with pytest.raises(OSError):
             hub.write_folder(model, tmp_path, repo_id=REPO)
     assert (tmp_path / "README.md").is_file()
@@ -248,18 +290,116 @@ def test_what_a_killed_call_left_is_replaced(tmp_path, monkeypatch):
     ],
     ids=["int8", "LoRA"],
 )
-def test_what_no_checkpoint_can_hold_is_not_pushed(tmp_path, change, message):
+def test_a_model_that_no_checkpoint_can_hold_is_not_pushed(tmp_path, change, message):
     model = hub_models.classifier()
     change(model)
     with pytest.raises(ValueError, match=message):
         hub.write_folder(model, tmp_path, repo_id=REPO)
 
 
-def test_a_backbone_is_no_classifier(tmp_path):
-    config = hub_models.classifier().cvt_config
-    backbone = keras_cvt.CvT(config, include_top=False)
+def backbone(model):
+    return keras_cvt.CvT(model.cvt_config, include_top=False)
+
+
+def regression(model):
+    model = model.with_activation(None)
+    model.output_kind = "regression"
+    return model
+
+
+def unusual_activation(model):
+    return model.with_activation("tanh")
+
+
+@pytest.mark.parametrize("change", [backbone, regression, unusual_activation])
+def test_only_a_classifier_is_pushed(tmp_path, change):
     with pytest.raises(ValueError, match="ends in its head"):
-        hub.write_folder(backbone, tmp_path, repo_id=REPO)
+        hub.write_folder(change(hub_models.classifier()), tmp_path, repo_id=REPO)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", None])
+def test_another_activation_of_the_head_comes_back(tmp_path, monkeypatch, activation):
+    model = hub_models.classifier().with_activation(activation)
+    with loopback(tmp_path, monkeypatch):
+        hub.push(model, REPO)
+        loaded = hub.load(REPO)
+    assert loaded.description.activation == model.description.activation
+    assert loaded.output_kind == model.output_kind
+    x = hub_models.images()
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float32"])
+def test_a_model_of_any_precision_is_pushed(tmp_path, dtype):
+    """The program that pushes may have another precision than the model."""
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = hub_models.classifier()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert hub.write_folder(model, tmp_path, repo_id=REPO) == 0
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def with_new_head(model):
+    head = keras.layers.Dense(3, activation="softmax", name="flowers")
+    return keras_cvt.CvTModel(model.input, head(model.layers[-2].output), name="new")
+
+
+def with_softmax_layer(model):
+    model = model.with_activation(None)
+    softmax = keras.layers.Softmax()(model.output)
+    return keras_cvt.CvTModel(model.input, softmax, name="new")
+
+
+def of_fixed_size(model):
+    return keras_cvt.CvT(model.cvt_config, classes=4, input_shape=(32, 48, 3))
+
+
+def of_grey_images(model):
+    shape = (None, None, 1)
+    return keras_cvt.CvT(
+        model.cvt_config, classes=4, input_shape=shape, include_preprocessing=False
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [with_new_head, with_softmax_layer, of_fixed_size, of_grey_images]
+)
+def test_a_changed_model_comes_back(tmp_path, monkeypatch, change):
+    model = change(hub_models.classifier())
+    with loopback(tmp_path, monkeypatch):
+        hub.push(model, REPO)
+        loaded = hub.load(REPO)
+    height, width = (side or 64 for side in model.description.image_size)
+    x = np.random.default_rng(0).uniform(0, 255, (2, height, width, model.channels))
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0), rtol=0, atol=1e-6
+    )
+
+
+def with_layer_in_front(layer):
+    inputs = keras.Input((64, 64, 3))
+    model = keras_cvt.CvT(
+        hub_models.classifier().cvt_config, classes=4, input_tensor=layer(inputs)
+    )
+    golden.fill(model)
+    return model
+
+
+def test_a_model_with_augmentation_in_front_is_pushed(tmp_path):
+    model = with_layer_in_front(keras.layers.RandomFlip())
+    assert hub.write_folder(model, tmp_path, repo_id=REPO) <= 1e-4
+
+
+def test_a_model_that_computes_in_front_of_the_network_is_refused(tmp_path):
+    """The repository cannot hold the layer, so that the outputs would be wrong."""
+    model = with_layer_in_front(keras.layers.Rescaling(2.0, name="doubled"))
+    with pytest.raises(conversion.ComparisonError, match="not written: doubled"):
+        hub.write_folder(model, tmp_path, repo_id=REPO)
 
 
 @pytest.fixture
@@ -281,7 +421,7 @@ def load_weights():
 @pytest.mark.parametrize(
     "name", ["config.json", "preprocessor_config.json", "SHA256SUMS"]
 )
-def test_a_description_that_is_not_answered_is_not_taken_for_missing(
+def test_a_description_that_cannot_be_downloaded_is_not_taken_for_missing(
     flowers, name, status
 ):
     flowers.status[name] = status
@@ -292,7 +432,9 @@ def test_a_description_that_is_not_answered_is_not_taken_for_missing(
     assert load_weights().cvt_config.activation == "quick_gelu"
 
 
-def test_what_load_checkpoint_cached_describes_itself_offline(flowers, monkeypatch):
+def test_a_file_cached_by_load_checkpoint_has_its_description_offline(
+    flowers, monkeypatch
+):
     from huggingface_hub import constants
 
     load_checkpoint(hub_models.classifier("quick_gelu"), f"hf://{REPO}")
@@ -311,15 +453,17 @@ def test_a_recorded_file_that_is_gone_is_an_error(flowers, name):
     files = flowers.repos[REPO]
     del files[name]
     if name != "config.json":
-        # An unrecorded one in its stead, and the recorded other one gone.
+        # An unrecorded file replaces it, and the other recorded one is gone too.
         files["tf_model.h5"] = files.pop("model.weights.h5")
     for load in (load_weights, lambda: hub.load(REPO)):
         with pytest.raises(ValueError, match=f"SHA256SUMS.*{name}"):
             load()
 
 
-def test_labels_must_be_one_a_class(tmp_path):
-    with pytest.raises(ValueError, match="Expected 4 labels"):
+@pytest.mark.parametrize("argument", ["class_names", "labels"])
+@pytest.mark.parametrize("names", [["a", "b"], "abcd"])
+def test_every_class_needs_a_name(tmp_path, argument, names):
+    with pytest.raises(ValueError, match="Expected 4 class names"):
         hub.write_folder(
-            hub_models.classifier(), tmp_path, repo_id=REPO, labels=["a", "b"]
+            hub_models.classifier(), tmp_path, repo_id=REPO, **{argument: names}
         )

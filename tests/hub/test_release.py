@@ -1,23 +1,24 @@
-"""From a checkpoint to a page: every step once, and nothing pushed that differs."""
+"""A release runs every step once, and pushes nothing that differs."""
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import clean_process
 import golden
 import keras
 import numpy as np
 import pytest
-import run_alone
 from hub_client import environment, loopback, run
 from image_folders import write_folder
 
-from keras_cvt import conversion, deploy, hub, zoo
+from keras_cvt import builders, conversion, deploy, hub, zoo
+from keras_cvt.checkpoints import CheckpointError, save_checkpoint
 from keras_cvt.cli import main
-from keras_cvt.hub import exports
-from keras_cvt.hub import releasing as road
+from keras_cvt.hub import releasing
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 OFFICIAL = CHECKPOINTS / "official_zip.pth"
@@ -44,7 +45,7 @@ def config():
     return golden.config(golden.load("tiny_base")[1])
 
 
-def test_a_checkpoint_becomes_a_page(server, tmp_path, reference):
+def test_a_checkpoint_becomes_a_repository(server, tmp_path, reference):
     done = hub.release(
         OFFICIAL, REPO, tmp_path / "out", config=config(), reference=reference
     )
@@ -61,13 +62,13 @@ def test_a_checkpoint_becomes_a_page(server, tmp_path, reference):
     np.testing.assert_allclose(scores, softmax, rtol=0, atol=2e-5)
 
 
-def test_without_a_reference_transformers_is_asked(tmp_path):
+def test_without_a_reference_transformers_computes_the_logits(tmp_path):
     pytest.importorskip("transformers")
     done = hub.release(OFFICIAL, REPO, tmp_path / "x", config=config(), dry_run=True)
     assert done.reference == "transformers" and done.reference_difference <= 1e-4
 
 
-def test_a_dry_run_leaves_the_folder_and_asks_no_server(server, tmp_path, reference):
+def test_a_dry_run_writes_the_folder_and_makes_no_request(server, tmp_path, reference):
     done = hub.release(
         OFFICIAL,
         REPO,
@@ -80,60 +81,74 @@ def test_a_dry_run_leaves_the_folder_and_asks_no_server(server, tmp_path, refere
     assert (tmp_path / "out" / "README.md").is_file()
 
 
-def test_what_is_verified_is_not_done_again(server, tmp_path, reference, monkeypatch):
+def written_at(folder):
+    """Return when each file of a folder was written, in nanoseconds."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_a_verified_folder_is_not_written_again(server, tmp_path, reference):
     where = (OFFICIAL, REPO, tmp_path / "out")
     how = {"config": config(), "reference": reference}
     hub.release(*where, **how, dry_run=True)
-    monkeypatch.setattr(conversion, "load", None)
+    before = written_at(tmp_path / "out")
     pushed = hub.release(*where, **how)
+    assert written_at(tmp_path / "out") == before
     assert pushed.commit == server.head(REPO)
     steps = dict(server.steps)
     assert hub.release(*where, **how) == pushed
     assert server.steps == steps
 
 
-def test_another_argument_or_content_is_done_again(tmp_path, reference, monkeypatch):
-    checkpoint = tmp_path / OFFICIAL.name
+CHANGES = {
+    "activation": {"activation": "gelu"},
+    "about": {"about": hub.About(license="mit")},
+    "config": {"config": config().with_overrides(activation="gelu")},
+    "reference": {"reference": None},
+    "tolerance": {"tolerance": 1e-3},
+    "representative": {"representative": []},
+    "repository": {"repo_id": "me/other"},
+    "checkpoint's content": {},
+    "photo's content": {},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_after_a_change_the_folder_is_written_again(tmp_path, reference, name):
+    checkpoint, photo = tmp_path / OFFICIAL.name, tmp_path / "photo.png"
     checkpoint.write_bytes(OFFICIAL.read_bytes())
-    photo = tmp_path / "photo.png"
     photo.write_bytes(b"one")
-    where = (checkpoint, REPO, tmp_path / "out")
-    how = {"config": config(), "reference": reference, "dry_run": True}
-    how["representative"] = [photo]
-    hub.release(*where, **how)
-
-    class Again(Exception):
-        pass
-
-    def again(*_):
-        raise Again
-
-    record = tmp_path / "out.json"
-    kept = record.read_bytes()
-    monkeypatch.setattr(conversion, "load", again)
-    hub.release(*where, **how)
-    for change in (
-        {"activation": "gelu"},
-        {"about": hub.About(license="mit")},
-        {"config": config().with_overrides(activation="gelu")},
-        {"reference": None},
-        {"tolerance": 1e-3},
-        {"representative": []},
-    ):
-        with pytest.raises(Again):
-            hub.release(*where, **how | change)
-        record.write_bytes(kept)
-    photo.write_bytes(b"another")
-    with pytest.raises(Again):
-        hub.release(*where, **how)
-    record.write_bytes(kept)
-    photo.write_bytes(b"one")
-    checkpoint.write_bytes(b"retrained")
-    with pytest.raises(Again):
-        hub.release(*where, **how)
+    arguments = {
+        "checkpoint": checkpoint,
+        "repo_id": REPO,
+        "folder": tmp_path / "out",
+        "config": config(),
+        "reference": reference,
+        "representative": [photo],
+        "dry_run": True,
+    }
+    hub.release(**arguments)
+    before = written_at(tmp_path / "out")
+    hub.release(**arguments)
+    assert written_at(tmp_path / "out") == before
+    if name == "checkpoint's content":
+        checkpoint.write_bytes(b"retrained")
+        with pytest.raises(CheckpointError):
+            hub.release(**arguments)
+        return
+    if name == "photo's content":
+        photo.write_bytes(b"another")
+    changed = {**arguments, **CHANGES[name]}
+    if name == "activation":
+        # The reference is of the other activation, so that the comparison fails.
+        with pytest.raises(conversion.ComparisonError):
+            hub.release(**changed)
+        return
+    hub.release(**changed)
+    assert written_at(tmp_path / "out") != before
 
 
-def test_what_was_damaged_is_done_again(tmp_path, reference):
+def test_a_damaged_folder_is_written_again(tmp_path, reference):
     where = (OFFICIAL, REPO, tmp_path / "out")
     how = {"config": config(), "reference": reference, "dry_run": True}
     hub.release(*where, **how)
@@ -144,7 +159,7 @@ def test_what_was_damaged_is_done_again(tmp_path, reference):
     assert weights.read_bytes() == good
 
 
-def test_a_comparison_that_fails_pushes_nothing_and_says_so(
+def test_a_failed_comparison_pushes_nothing_and_is_reported(
     server, tmp_path, reference
 ):
     arguments = [
@@ -158,7 +173,7 @@ def test_a_comparison_that_fails_pushes_nothing_and_says_so(
     assert not server.steps
 
 
-def test_exported_files_of_a_page_run_in_their_own_runtimes(
+def test_exported_files_of_a_repository_run_in_their_own_runtimes(
     server, tmp_path, reference, monkeypatch
 ):
     """Each is downloaded to an empty cache and run in a process without keras_cvt."""
@@ -179,17 +194,17 @@ def test_exported_files_of_a_page_run_in_their_own_runtimes(
     for name in ("saved_model", "model.tflite", "model.onnx"):
         result = deploy.verify(model, page / name, images)
         assert result.passed and result.max_difference < 1e-4
-    # A LiteRT file takes one.
+    # A LiteRT file takes one image.
     images = images[:1].astype("float32")
     expected = model.predict(images, verbose=0)
     np.save(page.parent / "images.npy", images)
     for name in ("saved_model", "model.tflite", "model.onnx"):
-        run_alone.in_clean_process(page.parent, name)
+        clean_process.run(page.parent, name)
         found = np.load(page / f"{name}.npy")
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     report = json.loads(files["verification.json"])
     assert len(report["artefacts"]) == 6
-    # As the card says: "agreement" and how to run them.
+    # The card states the agreement, and how to run the files.
     readme = files["README.md"].decode()
     assert readme.count("| 100.0% |") == 4 and '-v "$PWD/saved_model:' in readme
     monkeypatch.chdir(page)
@@ -205,14 +220,14 @@ def test_exported_files_of_a_page_run_in_their_own_runtimes(
 def test_an_export_that_differs_stops_the_push(
     server, tmp_path, reference, monkeypatch
 ):
-    def differs(name, model, model_file, folder, *rest):
-        (folder / "model.tflite").write_bytes(b"flat")
-        raise conversion.ComparisonError("model.tflite differs")
+    def differs(*arguments):
+        return dataclasses.replace(verify(*arguments), passed=False)
 
+    verify = deploy.verify
     where = (OFFICIAL, REPO, tmp_path / "out")
     how = {"config": config(), "reference": reference}
     with monkeypatch.context() as patch:
-        patch.setattr(exports, "_export", differs)
+        patch.setattr(deploy, "verify", differs)
         with pytest.raises(conversion.ComparisonError, match="model.tflite"):
             hub.release(*where, **how, exports=["litert"])
     assert not server.steps
@@ -224,7 +239,7 @@ def test_an_export_that_differs_stops_the_push(
     assert "chosen-before.onnx" not in server.repos[REPO]
 
 
-def test_artefacts_replace_no_folder_of_others(tmp_path):
+def test_artefacts_do_not_replace_a_folder_of_others(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(FileExistsError, match="artefacts.json"):
         hub.write_artefacts(None, tmp_path, ["litert"])
@@ -232,7 +247,7 @@ def test_artefacts_replace_no_folder_of_others(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_int8_is_calibrated_and_verified_on_the_images_that_are_given(
+def test_int8_is_calibrated_and_verified_on_the_given_images(
     tmp_path, reference, monkeypatch
 ):
     write_folder(tmp_path / "photos", splits=("any",), count=3)
@@ -257,13 +272,13 @@ def test_int8_is_calibrated_and_verified_on_the_images_that_are_given(
     assert len(seen) == 1 and seen[0].shape == (6, 224, 224, 3)
 
 
-def test_all_goes_on_after_one_that_fails(server, tmp_path, monkeypatch, capsys):
+def test_all_continues_after_one_that_fails(server, tmp_path, monkeypatch, capsys):
     def one(checkpoint, repo_id, folder, **how):
         if "cvt21" in checkpoint:
             raise RuntimeError("cut off")
-        return road.Release(checkpoint, repo_id, str(folder), commit="c0ffee")
+        return releasing.Release(checkpoint, repo_id, str(folder), commit="c0ffee")
 
-    monkeypatch.setattr(road, "release", one)
+    monkeypatch.setattr(releasing, "release", one)
     assert main(["convert", "--all", "hf://org", "--folder", str(tmp_path)]) == 1
     table = capsys.readouterr().out
     assert table.count("c0ffee") == 4 and table.count("cut off") == 3
@@ -271,7 +286,7 @@ def test_all_goes_on_after_one_that_fails(server, tmp_path, monkeypatch, capsys)
         assert f"org/{weights.repo.split('/')[1]}" in table
 
 
-def test_an_unknown_export_is_answered(tmp_path):
+def test_an_unknown_export_is_refused(tmp_path):
     with pytest.raises(ValueError, match="caffe"):
         hub.release(OFFICIAL, REPO, tmp_path / "out", exports=["caffe"])
     with pytest.raises(ValueError, match="representative images"):
@@ -284,25 +299,52 @@ def test_an_unknown_export_is_answered(tmp_path):
         ["--all", "x.pth", "hf://o"],
         ["--all", "hf://o", "--tolerance", "1"],
         ["hf://o/r"],
-        # Else it would be written after all.
+        # Otherwise the file would be written nevertheless.
         [str(OFFICIAL), "x.keras", "--dry-run"],
         [str(OFFICIAL), "x.keras", "--exports", "onnx"],
         [str(OFFICIAL), "x.keras", "--representative", "photos"],
     ],
 )
-def test_a_wrong_call_is_answered(arguments, capsys, tmp_path, monkeypatch):
+def test_a_wrong_call_is_refused(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["convert", *arguments]) == 1
     assert not list(tmp_path.iterdir())
     assert "Expected" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["hf://microsoft/cvt-13@main", "cvt13/imagenet"])
+def test_the_card_of_published_weights_states_their_results(
+    server, tmp_path, monkeypatch, name
+):
+    """This also holds if a revision is named."""
+    record = zoo.find("cvt13/imagenet")
+    model = golden.model(golden.load("tiny_base")[1])
+    monkeypatch.setitem(zoo.MODELS, record.model, model.cvt_config)
+    save_checkpoint(model, tmp_path / "model.safetensors")
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    server.repos[record.repo] = {"model.safetensors": weights}
+    hub.release(name, REPO, tmp_path / "out", dry_run=True)
+    readme = (tmp_path / "out" / "README.md").read_text()
+    for fact in (f"base_model: {record.repo}", "81.59", "apache-2.0"):
+        assert fact in readme
+
+
+def test_the_network_is_built_once_and_once_for_the_written_files(
+    server, tmp_path, reference, monkeypatch
+):
+    built = []
+    build = builders.build_model
+    monkeypatch.setattr(
+        builders, "build_model", lambda *a, **k: built.append(1) or build(*a, **k)
+    )
+    hub.release(OFFICIAL, REPO, tmp_path / "x", config=config(), reference=reference)
+    assert len(built) == 2
+
+
 @pytest.mark.full_size
 def test_published_weights_get_a_card_that_names_their_source(server, tmp_path):
     model = "cvt13/imagenet"
     _, meta = golden.load("cvt13_224x224")
-    from keras_cvt.checkpoints import save_checkpoint
-
     with pytest.warns(UserWarning, match="exact GELU"):
         save_checkpoint(golden.model(meta), tmp_path / "served", layout="transformers")
     served = {p.name: p.read_bytes() for p in (tmp_path / "served").iterdir()}
@@ -326,5 +368,5 @@ def test_published_weights_get_a_card_that_names_their_source(server, tmp_path):
         "third parties",
     ):
         assert fact in readme
-    labels = json.loads((folder / "config.json").read_text())["id2label"]
-    assert labels["0"] == "tench"
+    names = json.loads((folder / "config.json").read_text())["id2label"]
+    assert names["0"] == "tench"

@@ -50,7 +50,7 @@ def assert_attends(layer, tokens):
 
 
 @pytest.mark.parametrize("num_heads", [1, 2, 4])
-def test_the_scale_is_that_of_the_embedding_whatever_the_heads(num_heads):
+def test_the_scale_does_not_depend_on_the_number_of_heads(num_heads):
     assert_attends(built(num_heads=num_heads, projection="linear"), HEIGHT * WIDTH)
 
 
@@ -60,7 +60,7 @@ def test_the_class_token_skips_the_convolution_but_not_the_linear_layer(projecti
     assert_attends(layer, HEIGHT * WIDTH + 1)
 
 
-def test_keys_and_values_may_have_a_stride_and_kernel_of_their_own():
+def test_keys_and_values_may_have_another_stride_and_padding_than_the_query():
     layer = built(num_heads=2, kernel_size=5, padding_q=2, padding_kv=1, stride_kv=3)
     assert_attends(layer, HEIGHT * WIDTH)
 
@@ -71,13 +71,13 @@ def test_without_qkv_bias_only_the_last_linear_layer_has_one():
     assert [dense.use_bias for dense in linears] == [False, False, False, True]
 
 
-def test_average_pooling_leaves_the_query_linear():
+def test_with_average_pooling_the_query_is_not_pooled():
     layer = built(num_heads=2, projection="avg")
     x = normal((1, HEIGHT, WIDTH, CHANNELS))
     np.testing.assert_array_equal(to_numpy(layer.conv_proj_q(x)), x)
 
 
-def test_dropout_of_weights_and_output_acts_in_training_only():
+def test_dropout_of_weights_and_output_acts_only_in_training():
     layer = built(num_heads=1, drop_rate=0.5, attention_drop_rate=0.5)
     plain = built(num_heads=1)
     x = normal((2, HEIGHT * WIDTH, CHANNELS))
@@ -92,13 +92,13 @@ def test_dropout_of_weights_and_output_acts_in_training_only():
 @pytest.mark.parametrize(
     "shape", [(1, HEIGHT * WIDTH, CHANNELS + 1), (1, HEIGHT * WIDTH, 2 * CHANNELS)]
 )
-def test_another_number_of_channels_at_call_is_an_error(shape):
+def test_a_wrong_number_of_channels_at_call_is_an_error(shape):
     layer = built(num_heads=2)
     with pytest.raises(ValueError, match="channels|axis -1"):
         layer(normal(shape), height=HEIGHT, width=WIDTH)
 
 
-def test_another_number_of_tokens_is_not_spread_over_the_batch():
+def test_a_wrong_number_of_tokens_is_an_error():
     layer = built(num_heads=2)
     with pytest.raises(ValueError, match="height \\* width tokens"):
         layer(normal((1, 2 * HEIGHT * WIDTH, CHANNELS)), height=HEIGHT, width=WIDTH)

@@ -39,7 +39,7 @@ def test_each_branch_is_normalised_first_and_added_to_its_input():
     np.testing.assert_allclose(to_numpy(block(x, **SIZE)), expected, rtol=0, atol=1e-5)
 
 
-def test_the_class_token_takes_part_in_both_residuals():
+def test_both_residuals_include_the_class_token():
     block = built(cls_token=True)
     x = normal((2, 7, 8))
     expected = x + attention_branch(block, x)
@@ -49,7 +49,7 @@ def test_the_class_token_takes_part_in_both_residuals():
 
 @pytest.fixture(scope="module")
 def dropped():
-    """Samples, outputs, and which of the four outcomes each sample's output is."""
+    """Inputs, outputs, and a mask of the images for each of the four outcomes."""
     keras.utils.set_random_seed(0)
     block = built(drop_path_rate=0.5)
     x = normal((64, 6, 8))
@@ -68,17 +68,17 @@ def dropped():
     return x, outputs, kept
 
 
-def test_each_sample_keeps_or_drops_each_branch_whole(dropped):
+def test_each_branch_is_kept_or_dropped_for_a_whole_image(dropped):
     *_, kept = dropped
     assert np.all(sum(mask.astype(int) for mask in kept.values()) == 1)
 
 
-def test_the_two_branches_draw_independently(dropped):
+def test_the_two_branches_are_dropped_independently(dropped):
     *_, kept = dropped
     assert all(5 <= mask.sum() <= 30 for mask in kept.values())
 
 
-def test_a_dropped_sample_returns_its_input_exactly(dropped):
+def test_an_image_with_both_branches_dropped_keeps_its_values_exactly(dropped):
     x, outputs, kept = dropped
     np.testing.assert_array_equal(outputs[kept["neither"]], x[kept["neither"]])
 
@@ -97,5 +97,5 @@ def test_layer_norm_of_large_activations_is_finite_in_float16():
     assert np.all(np.isfinite(to_numpy(block(x, **SIZE))))
 
 
-def test_it_builds_all_its_layers():
+def test_build_builds_the_drop_path_layer():
     assert built(drop_path_rate=0.1).drop_path.built

@@ -9,7 +9,7 @@ from keras_cvt.layers import ClassToken
 pytestmark = pytest.mark.any_backend
 
 
-def test_the_token_comes_first_and_is_every_images_same():
+def test_the_token_comes_first_and_is_the_same_for_every_image():
     layer = ClassToken()
     x = normal((3, 5, 8))
     outputs = to_numpy(layer(x))

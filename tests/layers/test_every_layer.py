@@ -1,4 +1,4 @@
-"""What every layer promises, whatever it computes."""
+"""Promises that every layer keeps."""
 
 import inspect
 from dataclasses import dataclass, field
@@ -156,7 +156,9 @@ CASES = {
             "image_size": (32, 48),
             "crop_ratio": None,
             "normalize": True,
-            "labels": ("ant", "bee"),
+            "class_names": ("ant", "bee"),
+            "source_weights": "cvt13/imagenet",
+            "output_kind": "regression",
         },
         (2, 9, 12, 3),
         (2, 9, 12, 3),
@@ -185,7 +187,7 @@ def count(variables):
 
 
 def assert_close(outputs, expected, **tolerances):
-    # A loaded model returns a list where the saved one returned a tuple.
+    # A loaded model returns a list instead of a tuple.
     outputs, expected = keras.tree.flatten(outputs), keras.tree.flatten(expected)
     for output, reference in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(output.astype("float32"), reference, **tolerances)
@@ -205,7 +207,7 @@ def test_the_symbolic_shape_is_the_eager_one(model_case):
     assert shapes(outputs) == model_case.output_shape
 
 
-def test_build_makes_the_stated_number_of_weights(case):
+def test_build_creates_the_stated_number_of_weights(case):
     layer = case.built()
     counts = count(layer.trainable_weights), count(layer.non_trainable_weights)
     assert counts == (case.trainable, case.not_trainable)
@@ -264,7 +266,7 @@ def test_mixed_precision_computes_in_half_and_keeps_float32_weights(case):
     assert {variable.dtype for variable in layer.weights} <= {"float32"}
 
 
-def test_sizes_unknown_at_build_give_the_same_outputs(model_case):
+def test_a_layer_built_without_known_sizes_gives_the_same_outputs(model_case):
     known = model_case.built()
     unknown = model_case.make()
     sizes = [None] * (len(model_case.shape) - 2)
@@ -315,7 +317,7 @@ ARGUMENTS_OUT_OF_RANGE = [
     ARGUMENTS_OUT_OF_RANGE,
     ids=[f"{layer.__name__}-{name}" for layer, _, name in ARGUMENTS_OUT_OF_RANGE],
 )
-def test_an_argument_out_of_range_is_named_with_its_value(layer, arguments, name):
+def test_the_error_names_the_argument_that_is_out_of_range(layer, arguments, name):
     with pytest.raises(ValueError, match=rf"(?s){name}.*Received: "):
         layer(**arguments)
 
@@ -333,6 +335,6 @@ def test_an_argument_out_of_range_is_named_with_its_value(layer, arguments, name
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_an_input_that_cannot_fit_is_refused_at_build(layer, shape):
+def test_build_refuses_an_input_that_does_not_fit(layer, shape):
     with pytest.raises(ValueError, match="Received: "):
         layer.build(shape)

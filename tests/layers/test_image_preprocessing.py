@@ -18,12 +18,18 @@ def test_it_normalises_pixels_of_0_to_255():
     np.testing.assert_allclose(outputs, NORMALISED, rtol=0, atol=1e-5)
 
 
-def test_it_normalises_integer_tensors_alike():
+def test_it_normalises_integer_tensors_in_the_same_way():
     outputs = ImagePreprocessing()(keras.ops.convert_to_tensor(PIXELS))
     np.testing.assert_allclose(to_numpy(outputs), NORMALISED, rtol=0, atol=1e-5)
 
 
-def test_without_normalising_images_of_any_channels_pass_as_they_are():
+def test_with_normalize_false_images_of_any_channels_are_unchanged():
     images = PIXELS[..., :2].astype("float32")
     outputs = ImagePreprocessing(normalize=False)(images)
     np.testing.assert_array_equal(to_numpy(outputs), images)
+
+
+def test_labels_is_the_name_of_class_names_in_files_of_version_0_1_0():
+    layer = ImagePreprocessing(labels=("ant", "bee"))
+    assert layer.class_names == ("ant", "bee")
+    assert "labels" not in layer.get_config()

@@ -1,4 +1,4 @@
-"""Fresh weights follow the official code's distributions."""
+"""Fresh weights have the distributions of the official code."""
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ def test_linear_kernels_have_a_standard_deviation_of_0_02():
     assert stds == pytest.approx([0.02] * len(LINEAR), rel=0.05)
 
 
-def test_linear_kernels_are_not_cut_at_two_standard_deviations():
+def test_linear_kernels_are_not_truncated_at_two_standard_deviations():
     kernel = block()["mlp/fc1/kernel"]
     assert (np.abs(kernel) > 0.04).mean() == pytest.approx(0.0455, abs=0.01)
 

@@ -42,7 +42,7 @@ def test_a_map_keeps_its_rows_and_columns():
     assert MLP(8)(normal((2, 3, 5, 4))).shape == (2, 3, 5, 8)
 
 
-def test_dropout_acts_on_the_output_in_training_only():
+def test_dropout_acts_only_in_training():
     layer = MLP(64, mlp_ratio=1, drop_rate=0.5)
     x = normal((2, 10, 64))
     assert np.all(to_numpy(layer(x)) != 0)

@@ -1,4 +1,4 @@
-"""Quantized networks: made from fresh ones, saved and loaded."""
+"""Quantized networks can be saved and loaded."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
 
 
-def test_a_model_that_was_never_called_can_be_quantized(images):
+def test_a_model_can_be_quantized_before_its_first_call(images):
     model = network()
     model.quantize("int8")
     expected = network().predict(images, verbose=0)
@@ -37,7 +37,7 @@ def test_a_model_that_was_never_called_can_be_quantized(images):
     assert np.any(logits != expected)
 
 
-def test_a_quantized_model_survives_saving_more_than_once(tmp_path, images):
+def test_a_quantized_model_can_be_saved_and_loaded_twice(tmp_path, images):
     model = network()
     model.quantize("int8")
     expected = model.predict(images, verbose=0)
@@ -60,7 +60,9 @@ def test_a_quantized_model_survives_saving_more_than_once(tmp_path, images):
     ids=["MLP", "ConvAttention", "ConvTransformerBlock"],
 )
 @pytest.mark.parametrize("everything", [True, False])
-def test_a_quantized_layer_outside_a_stage_survives_saving(tmp_path, layer, everything):
+def test_a_quantized_layer_outside_a_stage_can_be_saved_and_loaded(
+    tmp_path, layer, everything
+):
     keras.utils.set_random_seed(0)
     layer = layer()
     inputs = keras.Input((17, 8))
@@ -69,7 +71,7 @@ def test_a_quantized_layer_outside_a_stage_survives_saving(tmp_path, layer, ever
     if everything:
         model.quantize("int8")
     else:
-        # The last alone: each layer's own policy is remembered, in its place.
+        # Only the last, because each layer has a policy of its own.
         layer.linear_layers()[-1].quantize("int8")
     tokens = np.random.default_rng(0).normal(size=(2, 17, 8)).astype("float32")
     expected = model.predict(tokens, verbose=0)

@@ -24,7 +24,7 @@ def test_drop_path_rises_linearly_from_0_within_the_stage(depth, rates):
     assert [block.drop_path.rate for block in blocks] == pytest.approx(rates)
 
 
-def test_it_is_its_embedding_then_its_blocks():
+def test_a_stage_is_its_embedding_followed_by_its_blocks():
     layer = stage(depth=2)
     x = normal((2, 7, 10, 3))
     layer.build(x.shape)
@@ -36,7 +36,7 @@ def test_it_is_its_embedding_then_its_blocks():
     np.testing.assert_allclose(to_numpy(layer(x)), expected, atol=1e-6)
 
 
-def test_map_and_class_token_come_apart_again():
+def test_a_stage_with_a_class_token_returns_the_map_and_the_token():
     layer = stage(cls_token=True)
     x = normal((2, 7, 10, 3))
     layer.build(x.shape)
@@ -51,7 +51,7 @@ def test_map_and_class_token_come_apart_again():
     )
 
 
-def test_dropout_of_the_embedding_acts_after_the_class_token_has_joined():
+def test_dropout_after_the_embedding_includes_the_class_token():
     keras.utils.set_random_seed(0)
     layer = stage(cls_token=True, drop_rate=0.5)
     layer.build((None, None, None, 3))
@@ -63,7 +63,7 @@ def test_dropout_of_the_embedding_acts_after_the_class_token_has_joined():
     np.testing.assert_allclose(np.unique(to_numpy(token)), [0, 2])
 
 
-def test_variables_are_named_like_the_official_keys():
+def test_paths_of_variables_are_like_the_official_keys():
     layer = stage(depth=2, cls_token=True, name="stage2")
     layer.build((None, None, None, 3))
     paths = {variable.path for variable in layer.weights}
@@ -75,7 +75,7 @@ def test_variables_are_named_like_the_official_keys():
     } <= paths
 
 
-def test_one_graph_takes_every_height_and_width():
+def test_one_graph_accepts_any_height_and_width():
     inputs = keras.Input((None, None, 3))
     layer = stage()
     model = keras.Model(inputs, layer(inputs))

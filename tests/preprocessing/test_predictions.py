@@ -1,4 +1,4 @@
-"""Scores to names."""
+"""From scores to class names."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_predictions_are_named_in_falling_order():
         assert all(type(score) is float for score in values)
 
 
-def test_all_thousand_classes_have_a_wnid_of_their_own():
+def test_each_of_the_1000_classes_has_its_own_wnid():
     ((*named,),) = decode_predictions(-np.arange(1000.0)[None], top=1000)
     assert len({wnid for wnid, _, _ in named}) == 1000
     assert [score for _, _, score in named] == (-np.arange(1000.0)).tolist()
@@ -40,7 +40,7 @@ def test_predictions_may_be_tensors_of_any_backend():
     assert decode_predictions(leaf) == expected
 
 
-def test_no_images_have_no_predictions():
+def test_an_empty_batch_has_no_predictions():
     assert decode_predictions(np.zeros((0, 1000))) == []
 
 

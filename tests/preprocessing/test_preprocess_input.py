@@ -1,6 +1,6 @@
-"""Preprocessing against PIL, on photos that scikit-image ships."""
+"""Preprocessing compared with PIL, on photos of scikit-image."""
 
-import os
+import linecache
 from pathlib import Path
 
 import keras
@@ -9,10 +9,7 @@ import pytest
 from PIL import Image
 
 import keras_cvt
-from keras_cvt.preprocessing import (
-    EvalTransform,
-    preprocess_input,
-)
+from keras_cvt.preprocessing import EvalTransform, preprocess_input
 
 tf = pytest.importorskip("tensorflow")
 skimage_data = pytest.importorskip("skimage.data")
@@ -34,7 +31,7 @@ def photo(name, box=None, size=None):
 
 
 def pil_reference(image, transform):
-    """The evaluation as the official code has it: resize, then centre crop."""
+    """Resize and crop the centre like the official evaluation."""
     height, width = transform.image_size
     if transform.crop_ratio is None:
         resized = image.convert("RGB").resize((width, height), BICUBIC)
@@ -51,7 +48,7 @@ def pil_reference(image, transform):
     return np.asarray(resized.crop(box), "float32")
 
 
-# Name, box, size: what the resampling may meet.
+# Images of different sizes and content.
 PHOTOS = {
     "large": lambda: photo("astronaut.png"),
     "landscape": lambda: photo("coffee.png"),
@@ -153,7 +150,7 @@ def test_overshoot_of_bicubic_stays_in_0_to_255():
         assert result.max() == 255
 
 
-# What images may be
+# Types of images
 
 
 @pytest.mark.parametrize(
@@ -226,10 +223,10 @@ def test_channels_are_resized_independently(channels):
         result = preprocess_input(stacked.astype(cast), CROP_224)
         assert result.shape == (1, 224, 224, channels)
         for channel in range(channels):
-            alone = preprocess_input(
+            single = preprocess_input(
                 stacked[..., channel : channel + 1].astype(cast), CROP_224
             )
-            np.testing.assert_array_equal(result[..., channel], alone[..., 0])
+            np.testing.assert_array_equal(result[..., channel], single[..., 0])
 
 
 def test_torch_jax_and_keras_tensors_give_the_same_as_numpy():
@@ -250,7 +247,7 @@ def test_torch_jax_and_keras_tensors_give_the_same_as_numpy():
         np.testing.assert_array_equal(result, expected)
 
 
-def test_a_read_only_and_a_flipped_view_are_taken_as_they_are():
+def test_read_only_arrays_and_flipped_views_are_images():
     image = np.asarray(photo("coffee.png", size=(90, 70)))
     assert not image.flags.writeable
     result = preprocess_input(image[:, ::-1, ::-1], CROP_224)
@@ -302,7 +299,7 @@ def test_an_eager_tensor_of_rank_3_keeps_its_rank_as_inside_map():
     assert preprocess_input(image[None], CROP_224).shape == (1, 224, 224, 3)
 
 
-# Which transform
+# Transforms of models
 
 
 class ModelWithTransform(keras.Model):
@@ -329,6 +326,24 @@ def test_other_channels_than_the_models_are_refused(channels):
     assert keras_cvt.preprocess_input(as_rgb, model).shape == (1, 224, 224, 3)
 
 
+def test_channels_are_those_of_the_images_also_with_layers_in_front():
+    config = keras_cvt.CvTConfig((keras_cvt.StageConfig(8, 1, 1, 7, 4, 2),))
+    grey = keras.Input((None, None, 1))
+    pair = [keras.Input((None, None, 3)) for _ in range(2)]
+    for front, channels in (
+        (keras.layers.Concatenate()([grey] * 3), 1),
+        (keras.layers.Average()(pair), 3),
+    ):
+        model = keras_cvt.CvT(config, input_tensor=front)
+        for given in (1, 3):
+            images = np.full((40, 40, given), 100, "uint8")
+            if given == channels:
+                assert preprocess_input(images, model).shape[-1] == channels
+                continue
+            with pytest.raises(ValueError, match=f"of {channels} channels"):
+                preprocess_input(images, model)
+
+
 def test_a_model_without_a_transform_is_refused():
     with pytest.raises(
         TypeError, match=r"`EvalTransform`(?s:.*)Received: .*Sequential"
@@ -347,7 +362,8 @@ def test_floats_that_look_normalised_warn_at_the_callers_line(convert, scale, of
     image = np.asarray(photo("coffee.png", size=(90, 70)), "float32") * scale + offset
     with pytest.warns(UserWarning, match="normalised already") as record:
         preprocess_input(convert(image), CROP_224)
-    assert os.path.basename(record[0].filename) == os.path.basename(__file__)
+    line = linecache.getline(record[0].filename, record[0].lineno)
+    assert line.strip() == "preprocess_input(convert(image), CROP_224)"
 
 
 def test_floats_above_255_warn():
@@ -384,7 +400,7 @@ def test_an_unreadable_file_is_named(suffix, tmp_path):
             preprocess_input([whole, path], CROP_224)
 
 
-def test_pils_guard_against_decompression_bombs_is_on(tmp_path, monkeypatch):
+def test_decompression_bombs_are_refused(tmp_path, monkeypatch):
     photo("coffee.png").save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="decompression bomb.*bomb.png"):
@@ -410,7 +426,7 @@ def test_pils_guard_against_decompression_bombs_is_on(tmp_path, monkeypatch):
         (np.full((9, 9, 3), "a.jpg"), "integers or floats"),
     ],
 )
-def test_what_is_no_image_is_refused(images, message):
+def test_arrays_that_are_not_images_are_refused(images, message):
     with pytest.raises(ValueError, match=f"(?s){message}.*Received: "):
         preprocess_input(images, CROP_224)
     # A TensorFlow tensor of the same content gets the same answer.
@@ -427,7 +443,7 @@ def test_what_is_no_image_is_refused(images, message):
     ],
     ids=["channels differ", "a batch in a list"],
 )
-def test_a_list_that_makes_no_batch_is_refused(images):
+def test_a_list_that_is_not_a_batch_is_refused(images):
     with pytest.raises(ValueError, match="Received: "):
         preprocess_input(images, CROP_224)
 
@@ -465,7 +481,7 @@ def test_a_tensor_of_unknown_rank_is_refused_with_the_way_to_state_it():
     ],
     ids=["dataset", "ragged", "symbolic"],
 )
-def test_what_is_no_dense_tensor_is_refused(images):
+def test_other_objects_than_dense_tensors_are_refused(images):
     with pytest.raises(TypeError, match="Received: "):
         preprocess_input(images, CROP_224)
 
@@ -481,12 +497,12 @@ def test_what_is_no_dense_tensor_is_refused(images):
         ("cvtw24/imagenet", SQUASH_384),
     ],
 )
-def test_a_tag_stands_for_the_transform_of_its_weights(tag, transform):
+def test_a_tag_selects_the_transform_of_its_weights(tag, transform):
     image = np.asarray(photo("coffee.png", size=(90, 70)))
     result = preprocess_input(image, tag)
     np.testing.assert_array_equal(result, preprocess_input(image, transform))
 
 
-def test_an_unknown_tag_is_answered_with_the_known_ones():
+def test_the_error_for_an_unknown_tag_lists_the_known_ones():
     with pytest.raises(ValueError, match="imagenet_384"):
         preprocess_input(np.zeros((9, 9, 3), "uint8"), "imagenet_385")

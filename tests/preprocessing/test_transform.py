@@ -1,4 +1,4 @@
-"""The evaluation transform as a value: JSON and refusals."""
+"""`EvalTransform`: its JSON form and invalid values."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_a_transform_survives_json(transform):
         ((224, 224), "0.875"),
     ],
 )
-def test_a_transform_refuses_what_is_no_size_or_ratio(image_size, crop_ratio):
+def test_invalid_sizes_and_ratios_are_refused(image_size, crop_ratio):
     with pytest.raises(ValueError, match="Received: "):
         EvalTransform(image_size, crop_ratio)
 

@@ -1,6 +1,6 @@
-"""Ten SGD steps on a folder's images: run by test_distribution in its own processes.
+"""Train ten SGD steps on a folder's images; test_distribution starts the processes.
 
-python distributed_worker.py KIND IMAGES OUTPUT [freeze]
+python distributed_worker.py KIND IMAGES OUTPUT [freeze] [average]
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ def freeze_batch_norm(model):
 
 
 def two_processors():
-    """Make TensorFlow see this machine's processor as two devices."""
+    """Show TensorFlow this machine's processor as two devices."""
     import tensorflow as tf
 
     tf.config.set_logical_device_configuration(
@@ -49,11 +49,21 @@ def main(kind, images, output, *options):
     held_out = data.open_source(images, "validation")
     with training.distribute(kind, BATCH_SIZE):
         keras.utils.set_random_seed(0)
-        run = training.Run(output, {})
+        run = training.Run(output)
         model = keras_cvt.CvT(config, classes=2, classifier_activation=None)
         if "freeze" in options:
             freeze_batch_norm(model)
-        training.fit(model, recipe, source, held_out, run, batch_size=BATCH_SIZE)
+        averages = "average" in options
+        training.fit(
+            model,
+            recipe,
+            source,
+            held_out,
+            run,
+            batch_size=BATCH_SIZE,
+            use_ema=averages,
+            ema_momentum=0.8 if averages else None,
+        )
 
 
 if __name__ == "__main__":

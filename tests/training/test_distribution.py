@@ -1,4 +1,4 @@
-"""Several devices and processes give what one device gives on the same batches."""
+"""Several devices and processes compute what one device computes."""
 
 import os
 import socket
@@ -21,7 +21,8 @@ TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    # 42 validation images: 4 devices leave out 2, 2 devices none, a batch is partial.
+    # 42 validation images: 4 devices leave out 2, 2 devices none. The last batch is
+    # smaller than the others.
     return write_folder(tmp_path_factory.mktemp("images"), count=21)
 
 
@@ -60,7 +61,7 @@ def free_port():
 
 
 def test_two_jax_processes_with_two_devices_each_equal_one_device(images, tmp_path):
-    finished(start("jax", "none", images, tmp_path / "one"))
+    finished(start("jax", "none", images, tmp_path / "one", "average"))
     network = {
         "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{free_port()},127.0.0.1",
         "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
@@ -73,6 +74,7 @@ def test_two_jax_processes_with_two_devices_each_equal_one_device(images, tmp_pa
                 "data_parallel",
                 images,
                 tmp_path / "four",
+                "average",
                 KERAS_DISTRIBUTION_PROCESS_ID=str(i),
                 **network,
             )
@@ -86,7 +88,8 @@ def test_two_jax_processes_with_two_devices_each_equal_one_device(images, tmp_pa
 
 def test_two_mirrored_replicas_equal_one_where_batch_norm_is_frozen(images, tmp_path):
     for kind in ("none", "mirrored"):
-        finished(start("tensorflow", kind, images, tmp_path / kind, "freeze"))
+        options = "freeze", "average"
+        finished(start("tensorflow", kind, images, tmp_path / kind, *options))
     assert difference(tmp_path / "none", tmp_path / "mirrored") < 1e-5
 
 

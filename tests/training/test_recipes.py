@@ -71,9 +71,10 @@ def test_a_recipe_survives_json(recipe):
         {"epochs": 0},
         {"label_smoothing": 1.0},
         {"weight_decay": -1.0},
+        {"drop_path_rate": 1.0},
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused(options):
+def test_a_recipe_with_a_wrong_field_is_refused(options):
     with pytest.raises(ValueError, match="Received: "):
         Recipe(**options)
 
@@ -81,6 +82,29 @@ def test_a_recipe_that_cannot_be_is_refused(options):
 def test_a_warm_up_longer_than_the_training_is_refused():
     with pytest.raises(ValueError, match="lower `warmup_epochs`"):
         Recipe(epochs=4).schedule(256, 10)
+
+
+def test_a_recipe_may_leave_the_drop_path_to_the_model():
+    recipe = Recipe(drop_path_rate=None)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_the_loss_takes_what_the_head_gives(activation):
+    model = keras_cvt.CvT(CONFIG, classes=3, classifier_activation=activation)
+    Recipe(epochs=1, warmup_epochs=0).compile(model, 2048, steps_per_epoch=2)
+    outputs = model.predict(IMAGES, verbose=0)
+    if activation is None:
+        outputs = np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True)
+    smooth = 0.9 * LABELS + 0.1 / 3
+    expected = -(smooth * np.log(outputs)).sum(-1).mean()
+    assert model.evaluate(IMAGES, LABELS, verbose=0)[0] == pytest.approx(expected, 1e-4)
+
+
+def test_a_model_without_a_head_is_not_compiled():
+    model = keras_cvt.CvT(CONFIG, include_top=False, pooling="token")
+    with pytest.raises(ValueError, match="classification head. Received: model="):
+        Recipe(epochs=1, warmup_epochs=0).compile(model, 2048, steps_per_epoch=2)
 
 
 def changed_by_training(model):
@@ -132,7 +156,7 @@ def test_lora_trains_its_pairs_the_last_norm_and_the_head(model):
     assert all("lora_" in p or p.startswith(("norm/", "head/")) for p in changed)
 
 
-def test_layers_learn_the_slower_the_closer_to_the_image(model):
+def test_learning_rates_shrink_towards_the_image(model):
     multipliers = layer_learning_rates(model, 0.5)
     assert multipliers == {
         "stage0/": 0.125,

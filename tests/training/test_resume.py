@@ -1,4 +1,4 @@
-"""A run that is killed goes on as if it had not been."""
+"""A killed run resumes, and ends as a run that was not killed."""
 
 import os
 import signal
@@ -24,15 +24,15 @@ def images(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("images"), count=12)
 
 
-# What runs a program: on one device, or on two that share every batch.
-ALONE = {"KERAS_BACKEND": "tensorflow"}
+# The environment of a program: with one device, or with two that share every batch.
+ONE_DEVICE = {"KERAS_BACKEND": "tensorflow"}
 TWO_DEVICES = {
     "KERAS_BACKEND": "jax",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
 }
 
 
-def start(images, output, *extra, environment=ALONE):
+def start(images, output, *extra, environment=ONE_DEVICE):
     config = images / "tiny.json"
     keras_cvt.CvTConfig(
         (StageConfig(8, 2, 1, 3, 2, 1), StageConfig(16, 1, 2, 3, 2, 1, cls_token=True))
@@ -47,6 +47,7 @@ def start(images, output, *extra, environment=ALONE):
         "warmup-epochs": 1,
         "crop-padding": 2,
         "drop-path-rate": 0.3,
+        "ema": 0.9,
     }
     options = [f"--{name}={value}" for name, value in arguments.items()]
     return subprocess.Popen(
@@ -71,7 +72,7 @@ def weights(folder):
 
 @pytest.mark.parametrize(
     ("environment", "options"),
-    [(ALONE, ()), (TWO_DEVICES, ("--distribute=data_parallel",))],
+    [(ONE_DEVICE, ()), (TWO_DEVICES, ("--distribute=data_parallel",))],
     ids=["one device", "two devices"],
 )
 def test_a_killed_run_ends_as_one_that_was_not_killed(
@@ -99,13 +100,18 @@ def test_a_killed_run_ends_as_one_that_was_not_killed(
 
     before = (tmp_path / "killed" / "log.csv").read_bytes()
     again = start(images, tmp_path / "killed", *resumed, environment=environment)
-    assert "nothing is trained again" in finished(again)
+    assert "is a finished run" in finished(again)
     assert (tmp_path / "killed" / "log.csv").read_bytes() == before
 
 
-def test_another_network_cannot_go_on_with_a_run(images, tmp_path):
+def test_a_run_with_another_batch_size_is_not_resumed(images, tmp_path):
     finished(start(images, tmp_path / "run"))
-    process = start(images, tmp_path / "run", "--resume", "--batch-size=4")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode != 0
-    assert "batch_size: there 8, now 4" in output
+    for extra, message in (
+        (("--resume", "--batch-size=4"), "batch_size: there 8, now 4"),
+        ((), "already holds a run. Continue it with --resume, or choose"),
+    ):
+        process = start(images, tmp_path / "run", *extra)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode != 0
+        assert message in output
+        assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""What a training run writes, refuses and stops at."""
+"""What a training run writes, what it refuses, and when it stops."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def fit(model, run, images=IMAGES, epochs=2, **options):
     )
 
 
-def test_a_loss_that_is_no_number_stops_at_its_batch(model, tmp_path):
+def test_a_loss_of_nan_stops_at_its_batch(model, tmp_path):
     images = IMAGES.copy()
     images[5] = np.nan
     with pytest.raises(FloatingPointError, match="nan at batch 2 of epoch 1"):
@@ -77,7 +77,7 @@ def test_the_log_and_the_plot_show_every_epoch_once(model, tmp_path):
     assert run.plot().read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_best_model_stays_the_best_after_going_on(model, tmp_path):
+def test_the_best_model_stays_the_best_after_a_resume(model, tmp_path):
     run = Run(tmp_path, {})
     fit(model, run, epochs=1)
     best = run.best.read_bytes()
@@ -106,7 +106,7 @@ def test_a_kill_while_the_best_model_is_written_leaves_the_one_before(
     assert run.last.read_bytes() != best
 
 
-def test_going_on_removes_what_a_kill_left_half_written(model, tmp_path):
+def test_a_resume_removes_what_a_kill_left_half_written(model, tmp_path):
     run = Run(tmp_path, {})
     fit(model, run, epochs=1)
     (tmp_path / ".writing-killed").mkdir()
@@ -115,7 +115,7 @@ def test_going_on_removes_what_a_kill_left_half_written(model, tmp_path):
     assert not list(tmp_path.glob(".writing-*"))
 
 
-def test_going_on_finds_the_optimizer_as_the_last_epoch_left_it(model, tmp_path):
+def test_a_resume_finds_the_optimizer_as_the_last_epoch_left_it(model, tmp_path):
     run = Run(tmp_path, {})
     fit(model, run)
     left = [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
@@ -129,17 +129,36 @@ def test_without_validation_there_is_a_last_model_and_no_best(model, tmp_path, c
     run = Run(tmp_path, {})
     model.fit(IMAGES, LABELS, epochs=1, callbacks=run.callbacks(), verbose=0)
     assert run.last.exists() and not run.best.exists()
-    assert "No best model without val_accuracy" in caplog.text
+    assert "val_accuracy is missing" in caplog.text
 
 
 def test_a_run_is_not_overwritten(tmp_path):
     Run(tmp_path, {"seed": 0})
     (tmp_path / "log.csv").write_text("epoch,loss\n0,1.0\n")
-    with pytest.raises(ValueError, match="holds a run already"):
-        Run(tmp_path, {"seed": 0})
+    for settings in (None, {"seed": 0}):
+        with pytest.raises(ValueError, match="holds a run. .* with `resume=True`"):
+            Run(tmp_path, settings)
     with pytest.raises(ValueError, match="differ in seed: there 0, now 1"):
         Run(tmp_path, {"seed": 1}, resume=True)
     Run(tmp_path, {"seed": 0}, resume=True)
+    Run(tmp_path, resume=True)
+    assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 0}
+
+
+def test_settings_that_differ_are_named_however_deep_they_lie(tmp_path):
+    there = {"recipe": {"crop": [0.1, 1.0], "rate": 0.1}, "stages": [{"depth": 1}]}
+    now = {"recipe": {"crop": [0.1, 1.0], "rate": 0.2}, "stages": [{"depth": 2}]}
+    Run(tmp_path, there)
+    (tmp_path / "log.csv").write_text("epoch,loss\n0,1.0\n")
+    message = r"in recipe\.rate: there 0.1, now 0.2; stages\.0\.depth: there 1, now 2$"
+    with pytest.raises(ValueError, match=message):
+        Run(tmp_path, now, resume=True)
+    Run(tmp_path, there, resume=True)
+
+
+def test_the_key_of_the_recorded_settings_is_reserved(tmp_path):
+    with pytest.raises(ValueError, match="must not have the key 'fit'"):
+        Run(tmp_path, {"fit": 1})
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_before_training(tmp_path):

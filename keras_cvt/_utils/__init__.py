@@ -1,0 +1,1 @@
+"""Private helpers without any knowledge of CvT."""

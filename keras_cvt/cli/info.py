@@ -1,0 +1,77 @@
+"""The commands `list` and `info`."""
+
+import argparse
+import json
+
+from keras_cvt import zoo
+from keras_cvt._utils.tables import render
+from keras_cvt.cli import arguments, loading
+from keras_cvt.profile import profile
+
+
+def add_list(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `list`."""
+    arguments.add_json(command)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """List the published networks and weights; return the exit status."""
+    models, weights = zoo.list_models(), zoo.list_weights()
+    if options.json:
+        rows = {"models": models.rows(), "weights": weights.rows()}
+        print(json.dumps(rows, indent=2))
+    else:
+        print(f"{models}\n\n{weights}")
+    return 0
+
+
+def add_info(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `info`."""
+    command.add_argument("model", help=arguments.MODEL_HELP)
+    arguments.add_number(command, "--size", "image size in pixels", 224)
+    default = "1000, or that of the .keras file"
+    arguments.add_number(command, "--classes", "number of classes", default)
+    arguments.add_json(command)
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Print the parts of a model; return the exit status."""
+    if loading.is_keras_file(options.model):
+        model = loading.load_file(options.model)
+        config, classes, channels = model.cvt_config, model.classes, model.channels
+        if not classes:
+            raise ValueError(
+                "Expected a model with a head, not a backbone. "
+                f"Received: {options.model}"
+            )
+    else:
+        config, classes, channels = loading.config(options.model), 1000, 3
+    size = options.size
+    parts = profile(config, size, size, options.classes or classes, channels)
+    total = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in ("parameters", "statistics", "macs")
+    }
+    # A float32 number has four bytes.
+    total["weights_bytes"] = 4 * (total["parameters"] + total["statistics"])
+    if options.json:
+        rows = [vars(part) for part in parts]
+        print(json.dumps({"parts": rows, "total": total}, indent=2))
+        return 0
+    depths = {f"stage{i}": f"{s.depth} blocks" for i, s in enumerate(config.stages)}
+    rows = [
+        [part.name, depths.get(part.name, ""), " x ".join(map(str, part.output))]
+        + [part.parameters, part.statistics, part.macs / 1e9]
+        for part in parts
+    ]
+    rows.append(
+        ["total", "", "", total["parameters"], total["statistics"], total["macs"] / 1e9]
+    )
+    titles = ["part", "depth", "output", "parameters", "BN statistics", "GMACs"]
+    print(render(titles, rows))
+    print(
+        f"\nWeights: {total['weights_bytes'] / 2**20:.1f} MiB in float32. One MAC is a "
+        "multiply-add in a\nconvolution, linear layer or attention product, for one "
+        f"image of {size} x {size}."
+    )
+    return 0

@@ -1,0 +1,85 @@
+"""The command `predict`."""
+
+import argparse
+import json
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+from keras_cvt._utils.tables import render
+from keras_cvt.cli import arguments, loading
+from keras_cvt.preprocessing import preprocess_input
+from keras_cvt.preprocessing.predictions import imagenet_classes
+
+
+def add_predict(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `predict`."""
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files or folders"
+    )
+    command.add_argument(
+        "--model", default="cvt13", help=f"{arguments.MODEL_HELP} (default: cvt13)"
+    )
+    arguments.add_weights(command)
+    arguments.add_number(command, "--top", "number of classes per image", 5)
+    arguments.add_number(command, "--batch-size", "images per step", 8)
+    arguments.add_json(command)
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """Classify images; return the exit status."""
+    paths = arguments.image_paths(options.images)
+    model = loading.classifier(options)
+    classes = _classes(model)
+    results: list[dict] = []
+    unreadable: list[tuple] = []
+    starts = range(0, len(paths), options.batch_size)
+    # No progress bar for a single batch. None shows it on terminals only.
+    for start in tqdm(starts, unit="batch", disable=None if len(starts) > 1 else True):
+        batch = paths[start : start + options.batch_size]
+        results += _classify(model, classes, batch, options.top, unreadable)
+    if options.json:
+        print(json.dumps(results, indent=2))
+    else:
+        rows = [
+            [row["image"] if i == 0 else "", entry["label"], 100 * entry["score"]]
+            for row in results
+            for i, entry in enumerate(row["predictions"])
+        ]
+        if rows:
+            print(render(["image", "label", "score %"], rows))
+    for path, error in unreadable:
+        print(f"keras-cvt: skipped {path}: {error}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _classes(model):
+    """Return what is printed about each class: its name, and ImageNet's wnid."""
+    names = model.class_names
+    imagenet = imagenet_classes()
+    unknown = names is None and model.classes == len(imagenet)
+    if unknown or names == tuple(name for _, name in imagenet):
+        return [{"wnid": wnid, "label": name} for wnid, name in imagenet]
+    return [{"label": n} for n in names or map("class {}".format, range(model.classes))]
+
+
+def _classify(model, classes, paths, top, unreadable):
+    readable, images = [], []
+    for path in paths:
+        try:
+            images.append(preprocess_input(path, model)[0])
+            readable.append(path)
+        except (ValueError, OSError) as error:
+            unreadable.append((path, error))
+    if not images:
+        return []
+    scores = model.predict(np.stack(images), verbose=0)
+    best = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
+    return [
+        {
+            "image": str(path),
+            "predictions": [{**classes[i], "score": float(row[i])} for i in order],
+        }
+        for path, row, order in zip(readable, scores, best, strict=True)
+    ]

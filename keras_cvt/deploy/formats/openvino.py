@@ -1,0 +1,74 @@
+"""OpenVINO: an .xml file with a .bin file beside it, converted from a SavedModel."""
+
+import json
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import keras
+
+from keras_cvt._utils.optional import require
+from keras_cvt.deploy import tensorflow_graphs
+from keras_cvt.deploy.file_format import METADATA, ExportOptions, FileFormat, Runtime
+
+# Package and extra have the same name. The package converts and runs.
+_PACKAGE = "openvino"
+
+
+def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
+    """Write the .xml file and the .bin file beside it.
+
+    With the quantization `"float16"` the weights are in half precision.
+    """
+    openvino = require(_PACKAGE, _PACKAGE, "Exporting to OpenVINO")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        tensorflow_graphs.save(network, folder, options.shape, constants=False)
+        converted = openvino.convert_model(folder)
+    converted.set_rt_info(json.dumps(options.metadata), METADATA)
+    half = options.quantization == "float16"
+    openvino.save_model(converted, path, compress_to_fp16=half)
+
+
+def open_file(path: Path, threads: int) -> Runtime:
+    """Open an OpenVINO file on the processor."""
+    openvino = FORMAT.import_runtime()
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        # The default is bfloat16 if the processor has it.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = openvino.compile_model(str(path), "CPU", options)
+    batch = compiled.inputs[0].partial_shape[0]
+    batch_size = batch.get_length() if batch.is_static else None
+    names = sorted(output.any_name for output in compiled.outputs)
+
+    def call(images):
+        results = compiled(images)
+        return [results[name].copy() for name in names]
+
+    return Runtime(FORMAT.name, batch_size, call)
+
+
+def read_metadata(path: Path) -> str:
+    """Return the metadata's JSON text."""
+    try:
+        node = ElementTree.parse(path).find(f"./rt_info/{METADATA}")
+    except ElementTree.ParseError as error:
+        raise KeyError(METADATA) from error
+    if node is None:
+        raise KeyError(METADATA)
+    return node.attrib["value"]
+
+
+FORMAT = FileFormat(
+    name="openvino",
+    title="OpenVINO",
+    write=write,
+    open=open_file,
+    read_metadata=read_metadata,
+    suffix=".xml",
+    companions=(".bin",),
+    quantizations=(None, "float16"),
+    runtime=_PACKAGE,
+)

@@ -1,0 +1,181 @@
+"""Fold a network into one with fewer operations, for inference."""
+
+import keras
+import numpy as np
+
+from keras_cvt.deploy.fused_layers import FusedStage
+from keras_cvt.layers import ConvTransformerStage
+
+
+def fuse(model: keras.Model) -> keras.Model:
+    """Return a faster model that computes the same outputs, for inference only.
+
+    - BatchNorm becomes part of the depthwise kernels and a bias. It does not become
+      part of the linear layers, because the class token skips the convolutions.
+    - The attention scale becomes part of the query projection.
+    - The affine of norm2 becomes part of the MLP's first layer. QuickGELU's factor
+      becomes part of both layers.
+    - The affine of norm1 becomes part of `"linear"` projections. It stays if
+      convolutions or pooling follow, because they pad with zeros.
+    - Average pooling for keys and values runs once.
+    - If the model uses only the class token of a stage and not its map, the stage's
+      last block computes only the class token.
+
+    The depthwise convolutions of keys and values stay two. As one they are slower in
+    every form that was tried (benchmarks/RESULTS.md).
+
+    Args:
+        model: A functional model with CvT stages: a `CvTModel`, or any functional
+            model around one, such as a pyramid. It does not change.
+
+    Returns:
+        A new functional model of the same class, with the same inputs and outputs
+        and copies of all weights. It saves and loads as `.keras`. Its stages are
+        frozen. A model that is fused already is returned as it is.
+
+    Raises:
+        ValueError: If `model` is not a functional model, has no CvT stage, or has
+            stages that are quantized or have LoRA weights.
+
+    Example:
+        >>> fused = keras_cvt.deploy.fuse(keras_cvt.CvT13(weights=None))
+        >>> fused.save("cvt13_fused.keras")
+    """
+    if any(isinstance(stage, FusedStage) for stage in _stages(model)):
+        return model
+    _check_float(model)
+    token_only = _used_by_token_only(model)
+    copies = {}
+
+    def clone(layer):
+        kind, config = type(layer), layer.get_config()
+        if isinstance(layer, ConvTransformerStage):
+            kind, config["token_only"] = FusedStage, layer in token_only
+        copies[layer] = kind.from_config(config)
+        return copies[layer]
+
+    def call(layer, *args, **kwargs):
+        outputs = layer(*args, **kwargs)
+        # The graph expects a map too. No layer uses it.
+        return (outputs, outputs) if getattr(layer, "token_only", False) else outputs
+
+    fused = keras.models.clone_model(
+        model, clone_function=clone, call_function=call, recursive=True
+    )
+    for layer, copy in copies.items():
+        if isinstance(copy, FusedStage):
+            _fold_stage(layer, copy)
+        else:
+            _copy(layer, copy)
+    return fused
+
+
+def _stages(model):
+    if not isinstance(model, keras.Model) or not hasattr(model, "operations"):
+        raise ValueError(
+            "Expected a functional model with CvT stages. Wrap a Sequential model as "
+            "`keras.Model(model.inputs, model.outputs)`. "
+            f"Received: model={model!r}"
+        )
+    layers = model._flatten_layers()
+    stages = [layer for layer in layers if isinstance(layer, ConvTransformerStage)]
+    if not stages:
+        raise ValueError(f"Expected a model with CvT stages. Received: model={model!r}")
+    return stages
+
+
+def _check_float(model):
+    for layer in model._flatten_layers():
+        mode = getattr(layer, "quantization_mode", None)
+        lora = getattr(layer, "lora_enabled", False)
+        if mode or lora:
+            raise ValueError(
+                "Expected float weights without LoRA. Fuse before `quantize` or "
+                "`enable_lora`, or export with `fuse=False`. Received: "
+                f"{layer.path} with quantization_mode={mode!r}, lora_enabled={lora}"
+            )
+
+
+def _used_by_token_only(model):
+    """Return the stages of which the model uses the class token but not the map."""
+    if not hasattr(model, "operations"):
+        return set()
+    read = {id(tensor) for tensor in keras.tree.flatten(model.outputs)}
+    found = set()
+    for operation in model.operations:
+        if isinstance(operation, keras.Model):
+            found |= _used_by_token_only(operation)
+        for node in operation._inbound_nodes:
+            read |= {id(tensor) for tensor in node.input_tensors}
+    for operation in model.operations:
+        stage = isinstance(operation, ConvTransformerStage)
+        if stage and operation.config.cls_token and len(operation._inbound_nodes) == 1:
+            feature_map, token = operation.output
+            if id(feature_map) not in read and id(token) in read:
+                found.add(operation)
+    return found
+
+
+def _copy(layer, copy):
+    if isinstance(layer, keras.Model) or not isinstance(layer, keras.Layer):
+        return  # A model's layers are copied on their own. An operation has no state.
+    for variable, target in zip(layer.variables, copy.variables, strict=True):
+        target.assign(variable)
+
+
+def _fold_stage(stage, fused):
+    _copy(stage.patch_embed, fused.patch_embed)
+    if stage.config.cls_token:
+        _copy(stage.cls_token, fused.cls_token)
+    for block, target in zip(stage.blocks.blocks, fused.blocks.blocks, strict=True):
+        if target.norm1.affine:
+            _copy(block.norm1, target.norm1)
+        _fold_attention(block.norm1, block.attn, target.attn)
+        _fold_mlp(block.norm2, block.mlp, target.mlp)
+
+
+def _fold_attention(norm, attention, fused):
+    for name in ("proj_q", "proj_k", "proj_v"):
+        arrays = _arrays(getattr(attention, name))
+        if attention.projection == "linear":
+            arrays = _with_norm(norm, *arrays)
+        scale = attention.score_scale() if name == "proj_q" else 1.0
+        _assign(getattr(fused, name), *(scale * array for array in arrays))
+    _copy(attention.proj, fused.proj)
+    for letter in fused.convolved():
+        projection = getattr(attention, f"conv_proj_{letter}")
+        _fold_norm(projection, getattr(fused, f"conv_{letter}"))
+
+
+def _fold_norm(conv_projection, conv):
+    """Fold BatchNorm into the kernel (K, K, C, 1) and a bias (C,)."""
+    (kernel,) = _arrays(conv_projection.conv)
+    gamma, beta, mean, variance = _arrays(conv_projection.bn)
+    scale = gamma / np.sqrt(variance + conv_projection.bn.epsilon)
+    _assign(conv, kernel * scale[:, None], beta - mean * scale)
+
+
+def _fold_mlp(norm, mlp, fused):
+    # x * sigmoid(a x) = silu(a x) / a
+    factor = 1.702 if mlp.activation == "quick_gelu" else 1.0
+    arrays = _with_norm(norm, *_arrays(mlp.fc1))
+    _assign(fused.fc1, *(factor * array for array in arrays))
+    kernel, bias = _arrays(mlp.fc2)
+    _assign(fused.fc2, kernel / factor, bias)
+
+
+def _with_norm(norm, kernel, bias=0.0):
+    """Return the linear layer after a norm with the norm's affine folded in."""
+    gamma, beta = _arrays(norm)
+    return gamma[:, None] * kernel, bias + beta @ kernel
+
+
+def _arrays(layer):
+    """Return a layer's variables in double precision: folding then rounds once."""
+    arrays = map(keras.ops.convert_to_numpy, layer.variables)
+    return [array.astype("float64") for array in arrays]
+
+
+def _assign(layer, *arrays):
+    for variable, array in zip(layer.variables, arrays, strict=True):
+        variable.assign(array.astype("float32"))

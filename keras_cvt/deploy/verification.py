@@ -1,0 +1,304 @@
+"""Compare the outputs and the speed of an exported file with its model's."""
+
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_cvt._utils.tables import render
+from keras_cvt.deploy import formats, metadata
+from keras_cvt.deploy.file_format import Runtime, has_shape
+
+# For each quantization: largest difference of a logit, smallest share of images with
+# the same best class, and smallest cosine of all images' outputs as one vector. The
+# smallest cosine of an image would fail a file for a single borderline image.
+_TOLERANCES = {
+    None: (1e-4, 1.0, None),
+    "float16": (1e-2, 1.0, None),
+    "dynamic_int8": (None, 0.995, 0.95),
+    "int8": (None, 0.99, 0.95),
+}
+# Smaller probabilities in float32 do not determine their logits.
+_SMALLEST = 1e-30
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How an exported file compares with its model.
+
+    Attributes:
+        path: The file or folder.
+        format: Name of its format.
+        quantization: Its quantization, or None.
+        images: Number of images that were compared.
+        max_difference: Largest difference of an output. Probabilities are compared by
+            their centred logarithms, which are the logits except for a constant.
+        mean_difference: Mean difference of an output.
+        cosine: Smallest cosine of an image's outputs with the model's. Outputs of
+            more than one class are centred first.
+        overall_cosine: Cosine of all images' outputs as one vector.
+        top1_agreement: Share of images with the same best class; None without
+            classes.
+        top5_agreement: Share of images for which the model's best class is among the
+            file's best five; None without classes.
+        size_bytes: Size of the file, or of all files in the folder.
+        images_per_second: Speed of the file in its runtime.
+        model_images_per_second: Speed of the model with `predict_on_batch`.
+        batch_size: Number of images per call for both speeds.
+        tolerance: The expected agreement in words.
+        passed: Whether the file agrees that well.
+    """
+
+    path: str
+    format: str
+    quantization: str | None
+    images: int
+    max_difference: float
+    mean_difference: float
+    cosine: float
+    overall_cosine: float
+    top1_agreement: float | None
+    top5_agreement: float | None
+    size_bytes: int
+    images_per_second: float
+    model_images_per_second: float
+    batch_size: int
+    tolerance: str
+    passed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dict for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        """Return a table."""
+        rows = {
+            "largest difference": f"{self.max_difference:.2e}",
+            "mean difference": f"{self.mean_difference:.2e}",
+            "cosine, smallest": f"{self.cosine:.6f}",
+            "cosine, overall": f"{self.overall_cosine:.6f}",
+        }
+        if self.top1_agreement is not None:
+            rows["top-1 agreement"] = f"{self.top1_agreement:.2%}"
+            rows["top-5 agreement"] = f"{self.top5_agreement:.2%}"
+        rows |= {
+            "size": f"{self.size_bytes / 2**20:.2f} MiB",
+            "images/s": f"{self.images_per_second:.1f}, batch {self.batch_size}",
+            "model's images/s": f"{self.model_images_per_second:.1f}",
+            "expected": self.tolerance,
+            "verdict": "passed" if self.passed else "FAILED",
+        }
+        title = [Path(self.path).name, f"{self.images} images"]
+        return render(title, rows.items())
+
+
+def verify(
+    model: keras.Model,
+    path: str | os.PathLike,
+    images: np.ndarray,
+    threads: int | None = None,
+) -> Verification:
+    """Run an exported file in its own runtime and compare it with its model.
+
+    A file passes if it agrees with the model this well:
+
+    - float32: every logit within 1e-4, and every best class.
+    - `"float16"`: every logit within 1e-2, and every best class.
+    - `"dynamic_int8"`: 99.5 % of the best classes, and an overall cosine of 0.95.
+    - `"int8"`: 99 % of the best classes, and an overall cosine of 0.95.
+
+    The outputs of a model without classes in 8 bits must reach these shares as the
+    cosine of every image.
+
+    Args:
+        model: The model that was exported, fused or not.
+        path: What `keras_cvt.deploy.export` wrote.
+        images: (N, H, W, C) as the model takes them: of the file's size, and pixels
+            of 0-255 unless the model was built with `include_preprocessing=False`.
+        threads: Number of threads of the runtime. Defaults to `None`, which means one
+            for each processor.
+
+    Returns:
+        The comparison. `passed` is its verdict; a file that fails is not an error.
+
+    Raises:
+        ValueError: If the images do not fit, or if the path is not an exported file.
+        ImportError: If the runtime is missing. The message names the extra.
+
+    Example:
+        >>> result = keras_cvt.deploy.verify(model, "cvt13.tflite", images)
+        >>> print(result)
+        >>> assert result.passed
+    """
+    described = metadata.read(path)
+    images = checked(images, described["input"])
+    runtime = formats.open_file(path, threads)
+    expected = outputs(model, images, runtime.images_per_call(images))
+    size_bytes = formats.of_path(path).size(Path(path))
+    return compare(model, expected, images, path, runtime, described, size_bytes)
+
+
+def compare(
+    model: keras.Model,
+    expected: list[np.ndarray],
+    images: np.ndarray,
+    path: str | os.PathLike,
+    runtime: Runtime,
+    described: dict[str, Any],
+    size_bytes: int,
+) -> Verification:
+    """Compare what a runtime computes with what its model computed.
+
+    Args:
+        model: The model, for its speed.
+        expected: The model's outputs for the images, from `outputs`.
+        images: The images, from `checked`.
+        path: The file.
+        runtime: The opened file.
+        described: The file's metadata.
+        size_bytes: The file's size.
+
+    Raises:
+        ValueError: If the runtime's outputs have another shape.
+    """
+    found = runtime.run(images)
+    if [a.shape for a in expected] != [b.shape for b in found]:
+        raise ValueError(
+            f"Expected outputs of shape {[a.shape for a in expected]}, as the model's. "
+            f"Received: {[b.shape for b in found]} from {path}"
+        )
+    batch = images[: runtime.images_per_call(images)]
+    size = len(batch)
+    return Verification(
+        path=str(path),
+        format=runtime.format,
+        images=len(images),
+        size_bytes=size_bytes,
+        images_per_second=size / _seconds(lambda: runtime.run(batch)),
+        model_images_per_second=size / _seconds(lambda: model.predict_on_batch(batch)),
+        batch_size=size,
+        **_judge(expected, found, described["outputs"], described["quantization"]),
+    )
+
+
+def outputs(
+    model: keras.Model, images: np.ndarray, batch_size: int
+) -> list[np.ndarray]:
+    """Return a model's outputs, sorted by name like those of a `Runtime`."""
+    found = model.predict(images, batch_size=batch_size, verbose=0)
+    return keras.tree.flatten(found)
+
+
+def checked(images: np.ndarray, described: dict[str, Any]) -> np.ndarray:
+    """Return images as float32.
+
+    Args:
+        images: (N, H, W, C).
+        described: The file's input, from its metadata.
+
+    Raises:
+        ValueError: If the images do not fit.
+    """
+    images = np.asarray(images, "float32")
+    size = (*described["image_size"], described["channels"])
+    if not has_shape(images, size) or not len(images):
+        raise ValueError(
+            f"Expected at least one image, (N, H, W, C), where (H, W, C) is {size} "
+            f"(None: any size). Received: shape={images.shape}"
+        )
+    low, high = float(images.min()), float(images.max())
+    if described["range"] and (low < 0 or high > 255 or high <= 1):
+        raise ValueError(
+            "Expected pixels of 0-255, because the model normalises them itself. "
+            f"Received: values from {low:.3g} to {high:.3g}"
+        )
+    return images
+
+
+def _judge(expected, found, kind, quantization):
+    classes = kind in ("probabilities", "logits")
+    top1, top5 = _agreement(expected[0], found[0]) if classes else (None, None)
+    logarithms = kind == "probabilities"
+    expected, found = _rows(expected, logarithms), _rows(found, logarithms)
+    difference = np.abs(expected - found)
+    vectors = expected, found
+    if classes:
+        # What all classes of an image share does not matter and would hide the rest.
+        vectors = _centred(expected), _centred(found)
+    cosine = float(np.min(_cosines(*vectors)))
+    overall = float(_cosines(*(array.reshape(1, -1) for array in vectors))[0])
+    limit, share, smallest = _TOLERANCES[quantization]
+    # Every comparison is false for NaN.
+    checks = {}
+    if classes:
+        checks[f"top-1 agreement >= {share:.1%}"] = top1 >= share
+    if smallest is not None and classes:
+        checks[f"overall cosine >= {smallest}"] = overall >= smallest
+    elif smallest is not None:
+        checks[f"cosine >= {share}"] = cosine >= share
+    if limit is not None:
+        if not classes:
+            # Maps before the last norm may hold large values.
+            limit *= max(1.0, float(np.abs(expected).max()))
+        checks[f"difference <= {limit:.1e}"] = bool(difference.max() <= limit)
+    return {
+        "quantization": quantization,
+        "max_difference": float(difference.max()),
+        "mean_difference": float(difference.mean()),
+        "cosine": cosine,
+        "overall_cosine": overall,
+        "top1_agreement": top1,
+        "top5_agreement": top5,
+        "tolerance": ", ".join(checks),
+        "passed": all(checks.values()),
+    }
+
+
+def _agreement(expected, found):
+    """Return the shares of images whose best class is the file's best, and in five."""
+    best = expected.argmax(-1)
+    five = np.argsort(-found, axis=-1)[:, :5]
+    top1 = np.mean(found.argmax(-1) == best)
+    return float(top1), float(np.mean(np.any(five == best[:, None], axis=-1)))
+
+
+def _centred(rows):
+    # The only value of a row would become 0.
+    return rows - rows.mean(-1, keepdims=True) if rows.shape[-1] > 1 else rows
+
+
+def _cosines(expected, found):
+    """Return the cosine of each row. Two rows of zeros have a cosine of 1."""
+    products = np.sum(expected * found, axis=1)
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+    both_zero = ~(expected.any(axis=1) | found.any(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(both_zero, 1.0, products / norms)
+
+
+def _rows(arrays, logarithms):
+    """Return a matrix (N, features) with all outputs of an image in one row."""
+    if logarithms:
+        arrays = [_centred(np.log(np.maximum(a, _SMALLEST))) for a in arrays]
+    rows = [array.reshape(len(array), -1) for array in arrays]
+    return np.concatenate(rows, axis=1).astype("float64")
+
+
+def _seconds(run: Callable[[], Any], at_least: float = 0.5) -> float:
+    """Return the median time of at least three calls, or of one that takes long."""
+    run()
+    times: list[float] = []
+    total = 0.0
+    while total < at_least or (len(times) < 3 and total < 10 * at_least):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+        total += times[-1]
+    return statistics.median(times)

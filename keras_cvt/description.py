@@ -1,0 +1,320 @@
+"""What a model takes and gives: read off the graph, in code and as JSON.
+
+Everything that asks a model about its input, its outputs, its classes or its origin
+asks here. The command line, exported files, pages of the Hub and checkpoints store
+the JSON form.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_cvt._utils import validation
+from keras_cvt.config import CvTConfig
+from keras_cvt.eval_transform import EvalTransform
+from keras_cvt.layers import ConvTransformerStage, ImagePreprocessing
+
+# Activations of a head that a description tells apart; "linear" is none at all.
+ACTIVATIONS = ("softmax", "sigmoid", "linear")
+# "probabilities" and "logits" are of classes; "regression" are plain numbers, and
+# "features" the output of a model without a head.
+OUTPUT_KINDS = ("probabilities", "logits", "regression", "features")
+# What the JSON form keeps under "input".
+_OF_INPUT = (
+    *("image_size", "channels", "range", "include_preprocessing"),
+    *("eval_transform", "layers_in_front"),
+)
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a model takes, what it gives and where it comes from.
+
+    Attributes:
+        name: The model's name.
+        config: The network, or None where a file of version 0.1.0 does not tell.
+        image_size: (height, width) in pixels of the images; None where any fits.
+        channels: Number of image channels.
+        include_preprocessing: Whether the network normalises its images itself, and
+            so takes RGB of 0-255. Otherwise it takes normalised images.
+        eval_transform: How images are resized and cropped for the weights.
+        outputs: One of `OUTPUT_KINDS`.
+        activation: Of the head: one of `ACTIVATIONS`, another name of Keras, or None
+            without a head.
+        classes: Number of outputs of the head; 0 without a head.
+        class_names: A name for each class, or None if they are not known.
+        source_weights: Where the weights come from, or None.
+        layers_in_front: Names of the layers between the input and the network, as
+            `input_tensor=` makes them. What range of values such a model takes only
+            its author knows.
+    """
+
+    name: str
+    config: CvTConfig | None
+    image_size: tuple[int | None, int | None]
+    channels: int
+    include_preprocessing: bool
+    eval_transform: EvalTransform
+    outputs: str
+    activation: str | None = None
+    classes: int = 0
+    class_names: tuple[str, ...] | None = None
+    source_weights: str | None = None
+    layers_in_front: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        validation.check_choice(OUTPUT_KINDS, outputs=self.outputs)
+        validation.check_int(1, channels=self.channels)
+        validation.check_int(0, classes=self.classes)
+        validation.check_bool(include_preprocessing=self.include_preprocessing)
+        texts = {"activation": self.activation, "source_weights": self.source_weights}
+        texts = {name: text for name, text in texts.items() if text is not None}
+        validation.check(lambda x: isinstance(x, str), "text", name=self.name, **texts)
+        validation.check(
+            lambda names: (
+                not isinstance(names, str)
+                and all(isinstance(name, str) for name in names)
+            ),
+            "names of layers",
+            layers_in_front=self.layers_in_front,
+        )
+        object.__setattr__(self, "layers_in_front", tuple(self.layers_in_front))
+        if self.class_names is not None:
+            names = validation.check_class_names(self.class_names, self.classes)
+            object.__setattr__(self, "class_names", names)
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the outputs are scores of classes."""
+        return self.outputs in ("probabilities", "logits")
+
+    @property
+    def value_range(self) -> tuple[int, int] | None:
+        """(0, 255) if the model takes pixels; None if its caller prepares the images.
+
+        That is the case if images have to be normalised first, and if layers in front
+        of the network take anything else.
+        """
+        pixels = self.include_preprocessing and not self.layers_in_front
+        return (0, 255) if pixels else None
+
+    def builder_arguments(self) -> dict[str, Any]:
+        """Return the arguments with which `keras_cvt.CvT` builds this network again.
+
+        The model takes images of any size. Layers in front are not part of it.
+
+        Raises:
+            ValueError: If the network is not known, or has no head.
+        """
+        if self.config is None or not self.classes:
+            raise ValueError(
+                "Expected the description of a network with a head. "
+                f"Received: config={self.config}, classes={self.classes}"
+            )
+        return {
+            "config": self.config,
+            "classes": self.classes,
+            "input_shape": (None, None, self.channels),
+            "classifier_activation": self.activation,
+            "include_preprocessing": self.include_preprocessing,
+            "name": self.name,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the description as JSON can hold it."""
+        values = dataclasses.asdict(self) | {"range": self.value_range}
+        values["input"] = {"layout": "NHWC"} | {n: values.pop(n) for n in _OF_INPUT}
+        # As JSON gives it back, so that tuples are lists.
+        return json.loads(json.dumps(values))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModelDescription":
+        """Return the description that `to_dict` wrote.
+
+        What version 0.1.0 wrote into exported files is understood too.
+
+        Raises:
+            ValueError: If a field is missing, of a wrong type or out of range.
+        """
+        try:
+            known = {field.name for field in dataclasses.fields(cls)}
+            given = {**values, **values["input"]}
+            names = given.get("class_names", given.get("labels"))
+            fields = {name: given[name] for name in known & given.keys()}
+            fields |= {name: given[name] for name in ("outputs", "channels")}
+            fields.setdefault("name", "cvt")
+            fields.setdefault("classes", len(names or ()))
+            fields.setdefault("include_preprocessing", given.get("range") is not None)
+            height, width = given["image_size"]
+            sides = [side for side in (height, width) if side is not None]
+            validation.check(
+                lambda x: all(validation.is_int(side) and side > 0 for side in sides),
+                "positive integers or None",
+                image_size=given["image_size"],
+            )
+            config = fields.pop("config", None)
+            return cls(
+                **fields
+                | {
+                    "config": None if config is None else CvTConfig.from_dict(config),
+                    "image_size": (height, width),
+                    "eval_transform": EvalTransform(**given["eval_transform"]),
+                    "class_names": names,
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                "Expected the description of a model as keras_cvt writes it. "
+                f"{type(error).__name__}: {str(error)[:200]}. "
+                f"Received: {str(values)[:200]}"
+            ) from error
+
+    def replace(self, **changes: Any) -> "ModelDescription":
+        """Return a copy with other values."""
+        return dataclasses.replace(self, **changes)
+
+
+def describe(model: keras.Model) -> ModelDescription:
+    """Describe a live model by its graph, whatever its layers are called.
+
+    Args:
+        model: A functional model with the layers of a CvT: what `keras_cvt`'s builders
+            return, with any head, any layers in front, fused or quantized.
+
+    Raises:
+        ValueError: If the model is not such a model.
+    """
+    preprocessing, inputs = find_preprocessing(model)
+    stages = cvt_stages(model)
+    if not stages:
+        raise ValueError(f"Expected a CvT with its stages. Received: model={model!r}")
+    head, activation, _ = find_head(model)
+    classes = 0 if head is None else model.outputs[0].shape[-1]
+    names = preprocessing.class_names
+    images = model.inputs[0] if len(model.inputs) == 1 else inputs[0]
+    # Layers in front may take something else, such as encoded images.
+    shape = images.shape if len(images.shape) == 4 else inputs[0].shape
+    _, height, width, channels = shape
+    return ModelDescription(
+        name=model.name,
+        config=config_of(stages),
+        image_size=(height, width),
+        channels=channels,
+        include_preprocessing=preprocessing.normalize,
+        eval_transform=EvalTransform(
+            preprocessing.image_size, preprocessing.crop_ratio
+        ),
+        outputs=_output_kind(activation, preprocessing.output_kind),
+        activation=activation,
+        classes=classes,
+        # A new head may have been put on the layers of an old one.
+        class_names=None if names is None or len(names) != classes else names,
+        source_weights=preprocessing.source_weights,
+        layers_in_front=tuple(
+            operation.name
+            for operation, _ in _producers(inputs)
+            if not isinstance(operation, keras.layers.InputLayer)
+        )[::-1],
+    )
+
+
+def cvt_stages(model: keras.Model) -> list[ConvTransformerStage]:
+    """Return a model's stages, first to last."""
+    return [layer for layer in model.layers if isinstance(layer, ConvTransformerStage)]
+
+
+def config_of(stages: list[ConvTransformerStage]) -> CvTConfig:
+    """Return the configuration of the network that has these stages."""
+    return CvTConfig(
+        stages=tuple(stage.config for stage in stages),
+        activation=stages[0].activation,
+        init=stages[0].init,
+        final_norm=stages[0].final_norm,
+    )
+
+
+def find_preprocessing(
+    model: keras.Model,
+) -> tuple[ImagePreprocessing, list[keras.KerasTensor]]:
+    """Return the layer that stores a model's facts, and what goes into it.
+
+    Raises:
+        ValueError: If the model has no such layer.
+    """
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    for operation, inputs in _producers(outputs):
+        if isinstance(operation, ImagePreprocessing):
+            return operation, inputs
+    raise ValueError(
+        "Expected a functional CvT, as keras_cvt's builders return. "
+        f"Received: model={model!r}"
+    )
+
+
+def find_head(
+    model: keras.Model,
+) -> tuple[keras.layers.Dense | None, str | None, keras.KerasTensor | None]:
+    """Return a model's head, its activation and the tensor that goes into it.
+
+    The head is the dense layer that makes the outputs (B, classes). An activation may
+    be part of it or follow as a layer or an operation of its own. Without a head all
+    three are None.
+    """
+    activation = None
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
+        return None, None, None
+    for operation, inputs in _producers(model.outputs):
+        if isinstance(operation, keras.layers.Dense):
+            own = keras.activations.serialize(operation.activation)
+            own = own if isinstance(own, str) else "custom"
+            found = own if activation in (None, "linear") else activation
+            return operation, found, inputs[0]
+        follows = _activation(operation)
+        if follows is None:
+            break
+        # What follows a softmax, such as Dropout, does not change what it is.
+        activation = follows if activation in (None, "linear") else activation
+    return None, None, None
+
+
+def _activation(operation):
+    """Return the activation that an operation is, or None if it is something else."""
+    if isinstance(operation, keras.layers.Activation):
+        name = keras.activations.serialize(operation.activation)
+        return name if isinstance(name, str) else "custom"
+    name = type(operation).__name__
+    if isinstance(operation, (keras.layers.Softmax, keras.layers.Dropout)):
+        return {"Softmax": "softmax"}.get(name, "linear")
+    # Of `keras.ops`, which makes an operation of the graph that is not a layer.
+    return {"Softmax": "softmax", "Sigmoid": "sigmoid", "Identity": "linear"}.get(name)
+
+
+def _output_kind(activation, override):
+    if activation is None or override == "features":
+        return "features"
+    if activation in ("softmax", "sigmoid"):
+        return "probabilities"
+    if activation == "linear":
+        return "regression" if override == "regression" else "logits"
+    # Only the author knows the meaning of any other activation.
+    return override or "regression"
+
+
+def _producers(
+    tensors: list[keras.KerasTensor],
+) -> Iterator[tuple[Any, list[keras.KerasTensor]]]:
+    """Walk a graph from its end: yield each operation with the tensors it takes."""
+    seen, left = set(), list(tensors)
+    while left:
+        tensor = left.pop(0)
+        operation, node_index, _ = tensor._keras_history
+        if (operation, node_index) in seen:
+            continue
+        seen.add((operation, node_index))
+        inputs = list(operation._inbound_nodes[node_index].input_tensors)
+        yield operation, inputs
+        left += inputs

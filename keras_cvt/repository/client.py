@@ -1,0 +1,301 @@
+"""Files of a Hugging Face Hub repository, downloaded by huggingface_hub."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from keras_cvt._utils import files
+from keras_cvt._utils.errors import CheckpointError
+from keras_cvt.repository import guards, integrity, shards
+
+logger = logging.getLogger(__name__)
+
+# Before `org/repo`, wherever a checkpoint is named.
+SCHEME = "hf://"
+
+# The checkpoint files that a repository may hold, best first: the format that cannot
+# run code, then those that hold arrays only, then pickles, which are not executed.
+CHECKPOINT_FILES = (
+    "model.safetensors",
+    f"model.safetensors{shards.SUFFIX}",
+    "tf_model.h5",
+    "model.weights.h5",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{shards.SUFFIX}",
+)
+
+# The files that describe a checkpoint, beside it.
+DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Raise ValueError unless `repo_id` reads like `org/repo`."""
+    if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
+        raise ValueError(
+            "Expected a model repository of the Hub as 'hf://org/repo'. "
+            f"Received: {repo_id!r}"
+        )
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Split `hf://org/repo@revision`, with or without the scheme and the revision.
+
+    Returns:
+        The repository, and the revision or None.
+    """
+    repo_id, _, revision = name.removeprefix(SCHEME).partition("@")
+    return repo_id, revision or None
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """Return the best checkpoint file of a local folder.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+    """
+    for name in CHECKPOINT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"Expected one of {', '.join(CHECKPOINT_FILES)} in {folder}. "
+        f"Received: {sorted(os.listdir(folder))[:10]}"
+    )
+
+
+def download_checkpoint(
+    repo_id: str,
+    revision: str | None = None,
+    sha256: Mapping[str, str] | None = None,
+    describe: bool | None = True,
+) -> Path:
+    """Download a repository's best checkpoint file and what describes it.
+
+    All files are of one commit. The descriptions, if there are any, lie beside the
+    checkpoint. Nothing else is downloaded, and never a SavedModel or a `.keras` file.
+    huggingface_hub does the work: progress bar, cache, resumption, retries, offline
+    mode (`HF_HUB_OFFLINE`) and another endpoint (`HF_ENDPOINT`).
+
+    Args:
+        repo_id: Such as `"org/repo"`.
+        revision: Branch, tag or commit. Defaults to `None`, the main branch.
+        sha256: The hash of each file if they are known. Defaults to `None`: the
+            hashes that the repository itself records.
+        describe: Whether to download the descriptions too; `None` if they may fail.
+            Defaults to `True`.
+
+    Returns:
+        The local path of the checkpoint.
+
+    Raises:
+        ValueError: If `repo_id` is not a repository's name.
+        CheckpointError: If a file does not match its recorded hash. What is damaged in
+            the Hub's cache has been downloaded again by then.
+        FileNotFoundError: If the repository or a checkpoint in it does not exist.
+        OSError: If the Hub cannot be reached and nothing is cached.
+    """
+    checkpoint = _download_best(repo_id, revision)
+    # huggingface_hub keeps every commit in a folder of that name.
+    commit = checkpoint.parent.name
+    commit = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision
+    found = {checkpoint.name: checkpoint}
+    names = [path.name for path in shards.shard_files(checkpoint)]
+    if describe is None:
+        with contextlib.suppress(OSError):
+            for name in DESCRIPTIONS:
+                download_optional(repo_id, name, commit)
+    for name in (*names, *(DESCRIPTIONS if describe else ())):
+        path = found.get(name) or download_optional(repo_id, name, commit)
+        if path is not None:
+            found[name] = path
+        elif name in names:
+            raise FileNotFoundError(
+                f"{checkpoint.name} of {repo_id} lists {name}, which is not there."
+            )
+    if sha256 is None:
+        recorded = download_optional(repo_id, integrity.SUMS, commit)
+        sha256 = integrity.read_sums(recorded)
+    lacking = {*sha256} & {*CHECKPOINT_FILES, *(DESCRIPTIONS if describe else ())}
+    lacking -= {*found}
+    if checkpoint.name in sha256:
+        lacking -= {*CHECKPOINT_FILES}
+    if lacking:
+        raise CheckpointError(
+            f"Expected the files that {integrity.SUMS} of {repo_id} lists: "
+            f"{sorted(lacking)}. Received: {sorted(found)}"
+        )
+    for name in sorted(found.keys() & sha256.keys()):
+        digest = files.sha256(found[name])
+        if digest != sha256[name]:
+            # The Hub's cache may hold a damaged file.
+            found[name] = _download(repo_id, name, commit, force=True)
+            digest = files.sha256(found[name])
+        if digest != sha256[name]:
+            raise CheckpointError(
+                f"{name} of {repo_id} does not match its recorded SHA-256 "
+                f"{sha256[name]}. Received: {digest}"
+            )
+    return checkpoint
+
+
+def _download_best(repo_id, revision):
+    unreachable = None
+    for name in CHECKPOINT_FILES:
+        try:
+            # If one file could not be asked for, no other is downloaded instead, but
+            # another may be cached.
+            path = _download(repo_id, name, revision, False, unreachable is not None)
+        except _NotCachedError as error:
+            unreachable = unreachable or error
+            continue
+        if path is not None:
+            return path
+    if unreachable is not None:
+        raise unreachable
+    raise FileNotFoundError(
+        f"The Hub repository {repo_id} holds none of {', '.join(CHECKPOINT_FILES)}."
+    )
+
+
+def download_optional(
+    repo_id: str, name: str, revision: str | None = None
+) -> Path | None:
+    """Download a file that a repository may lack; return None if it has none.
+
+    The Hub's cache also remembers which files a repository lacks.
+
+    Raises:
+        OSError: As `download_checkpoint`, also if nobody can say whether the
+            repository has the file.
+    """
+    import huggingface_hub
+
+    try:
+        return _download(repo_id, name, revision)
+    except _NotCachedError:
+        cached = huggingface_hub.try_to_load_from_cache(
+            repo_id, name, revision=revision
+        )
+        if cached is huggingface_hub._CACHED_NO_EXIST:
+            return None
+        raise
+
+
+class _NotCachedError(OSError):
+    """The Hub cannot be asked, and its cache does not hold the file."""
+
+
+def _download(repo_id, name, revision, force=False, only_cached=False):
+    """Return the file's path, or None if the repository does not have it.
+
+    A file that is damaged in the Hub's cache is downloaded again.
+    """
+    path = _ask(repo_id, name, revision, force, only_cached)
+    if path is None or not _is_damaged(path):
+        return path
+    if not force:
+        logger.warning("%s of %s is damaged: it is downloaded again.", name, repo_id)
+        return _download(repo_id, name, revision, True, only_cached)
+    raise CheckpointError(
+        f"{name} of {repo_id} does not match the hash that the Hub states, even after "
+        f"a second download. Received: {path}"
+    )
+
+
+def _is_damaged(path):
+    """Compare a cached file with its hash, which huggingface_hub names it by."""
+    name = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", name):
+        return files.sha256(path) != name
+    if re.fullmatch(r"[0-9a-f]{40}", name):
+        # As git names it; a mirror may hash the content alone.
+        header = b"blob %d\0" % path.stat().st_size
+        hashes = [hashlib.sha1(start, usedforsecurity=False) for start in (header, b"")]
+        with path.open("rb") as file:
+            while part := file.read(2**20):
+                for found in hashes:
+                    found.update(part)
+        return name not in [found.hexdigest() for found in hashes]
+    return False
+
+
+def _ask(repo_id, name, revision, force, only_cached):
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    check_repo_id(repo_id)
+    way_out = (
+        "To load a file that you have, pass its path: weights='path/to/checkpoint'."
+    )
+    try:
+        with guards.guarded():
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repo_id,
+                    name,
+                    revision=revision,
+                    force_download=force,
+                    local_files_only=only_cached,
+                )
+            )
+    except guards.UnsafeNameError as error:
+        raise OSError(f"{error}. {name} of {repo_id} is not downloaded.") from error
+    except guards.StalledError as error:
+        raise OSError(
+            f"The download of {name} of {repo_id} has stalled: {error}. The next call "
+            f"resumes it. {way_out}"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        # A subclass of EntryNotFoundError: here nobody could be asked.
+        raise _NotCachedError(
+            f"{_reason(error)}, and {name} of {repo_id} is not in the local cache. "
+            f"{way_out}"
+        ) from error
+    except errors.EntryNotFoundError:
+        return None
+    except errors.GatedRepoError as error:
+        raise PermissionError(
+            f"The Hub repository {repo_id} needs your token and its owner's consent. "
+            f"{way_out}"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise FileNotFoundError(
+            f"There is no Hub repository {repo_id} with revision "
+            f"{revision or 'main'}, or it is private and no token is set. {way_out}"
+        ) from error
+    except ValueError as error:
+        # This is how huggingface_hub says that it cannot download a file again.
+        if not force:
+            raise
+        raise OSError(
+            f"The cached checkpoint of {repo_id} is damaged, and the Hub cannot be "
+            f"reached (or HF_HUB_OFFLINE is set) to download it again. {way_out}"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "unknown")
+        raise OSError(
+            f"The Hub answered with status {status} for {name} of {repo_id}; try "
+            f"again later. {way_out}"
+        ) from error
+    # The base of its errors is the HTTP library's, whose name changes with releases.
+    except (OSError, RuntimeError, errors.HfHubHTTPError.__mro__[1]) as error:
+        raise OSError(
+            f"The download of {name} of {repo_id} broke off "
+            f"({type(error).__name__}); the next call resumes it. {way_out}"
+        ) from error
+
+
+def _reason(error):
+    """Say why the Hub gave no file, by what huggingface_hub's error was raised from."""
+    cause = error.__cause__
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if status is not None:
+        return f"The Hub answers with status {status}"
+    broken = type(cause).__name__
+    if broken in ("TooManyRedirects", "UnsupportedProtocol", "InvalidURL"):
+        return f"The Hub redirects to nowhere ({broken})"
+    return "The Hub cannot be reached (or HF_HUB_OFFLINE is set)"

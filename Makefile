@@ -2,13 +2,14 @@
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+OLDEST ?= .venv-oldest
 # The CPU build is a third of the size. It exists for this platform only.
 TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tensorflow-cpu,tensorflow)
 
 # Two processes; each runs one file of tests at a time.
 PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
 
-.PHONY: test lint demo clean
+.PHONY: test test-oldest lint demo clean
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
@@ -30,10 +31,19 @@ test: $(VENV)/installed
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(PYTEST_ARGS) -m any_backend
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(PYTEST_ARGS) -m any_backend
 
+# Python 3.11 or 3.12 on Linux, which the oldest releases have files for.
+$(OLDEST)/installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --editable ".[tensorflow-cpu]" -r tests/oldest.txt
+	touch $@
+
+test-oldest: $(OLDEST)/installed
+	KERAS_BACKEND=tensorflow $(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .mypy_cache
+	rm -rf $(VENV) $(OLDEST) .mypy_cache

@@ -11,7 +11,7 @@ from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing import decode_predictions, preprocess_input
 from keras_cvt.zoo import list_models, list_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CvT",

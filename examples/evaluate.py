@@ -13,6 +13,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -124,7 +125,7 @@ def real_labels(path, names):
 
 def file_names(source, options):
     if source.files is not None:
-        return [path.decode() for path, _ in source.files.as_numpy_iterator()]
+        return [os.fsdecode(path) for path, _ in source.files.as_numpy_iterator()]
     import tensorflow_datasets as tfds
 
     if Path(options.data).is_dir():

@@ -91,7 +91,7 @@ def run(main):
         # Errors from deeper down need the traceback.
         if not any(Path(frame.filename).is_relative_to(folder) for folder in ours):
             raise
-        message = str(error).replace("`resume=True`", "--resume")
+        message = str(error).replace("`training.Run(folder, resume=True)`", "--resume")
         sys.exit(f"{Path(sys.argv[0]).name}: {message}")
 
 

@@ -7,6 +7,7 @@ resizes them itself, and returns class names.
 """
 
 import argparse
+import sys
 
 import tensorflow as tf
 
@@ -17,7 +18,13 @@ def main():
     parser.add_argument("photos", nargs="+")
     options = parser.parse_args()
 
-    classify = tf.saved_model.load(options.model).signatures["classify_encoded"]
+    signatures = tf.saved_model.load(options.model).signatures
+    if "classify_encoded" not in signatures:
+        sys.exit(
+            "Expected a SavedModel with the signature classify_encoded. Only "
+            "classifiers of RGB images of 0-255 are exported with it."
+        )
+    classify = signatures["classify_encoded"]
     for path in options.photos:
         answer = classify(encoded=tf.stack([tf.io.read_file(path)]))
         print(path)

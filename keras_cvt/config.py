@@ -3,7 +3,6 @@
 All numbers of the published architectures are in this module.
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from keras_cvt._utils import arguments, validation
+from keras_cvt._utils.json_fields import JsonFields
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class StageConfig(JsonFields):
     """The configuration of one stage.
 
     A stage is a convolutional token embedding followed by Transformer blocks.
@@ -137,7 +137,7 @@ _TRANSFORMERS_FIELDS = {
 
 
 @dataclass(frozen=True)
-class CvTConfig:
+class CvTConfig(JsonFields):
     """The configuration of a network.
 
     Args:
@@ -179,9 +179,7 @@ class CvTConfig:
                 f"Received: stages={self.stages!r}"
             )
         stages = tuple(
-            stage
-            if isinstance(stage, StageConfig)
-            else _from_fields(StageConfig, stage)
+            stage if isinstance(stage, StageConfig) else StageConfig.from_dict(stage)
             for stage in self.stages
         )
         object.__setattr__(self, "stages", stages)
@@ -215,24 +213,6 @@ class CvTConfig:
         stages = [replace(stage, **every_stage) for stage in self.stages]
         stages[-1] = replace(stages[-1], **_given(drop_path_rate=drop_path_rate))
         return replace(self, stages=tuple(stages), **_given(activation=activation))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as dicts, lists and numbers, for JSON."""
-        return dataclasses.asdict(self) | {
-            "stages": [dataclasses.asdict(stage) for stage in self.stages]
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CvTConfig":
-        """Return the configuration that `to_dict` wrote.
-
-        Args:
-            values: The fields of `CvTConfig`; the stages as dicts.
-
-        Raises:
-            ValueError: If a field is unknown, missing or out of range.
-        """
-        return _from_fields(cls, values)
 
     def to_json(self, path: str | os.PathLike | None = None) -> str:
         """Return the configuration as JSON.
@@ -338,18 +318,19 @@ class CvTConfig:
             raise ValueError(
                 f"transformers' configuration cannot express: {', '.join(obstacles)}"
             )
-        lists = {
+        lists: dict[str, list] = {
             theirs: [getattr(stage, ours) for stage in self.stages]
             for ours, theirs in _TRANSFORMERS_FIELDS.items()
         }
-        names = class_names or labels or [f"LABEL_{i}" for i in range(classes)]
+        # transformers refuses a whole number such as 4 for these.
+        for name in ("mlp_ratio", "drop_rate", "attention_drop_rate", "drop_path_rate"):
+            lists[name] = [float(value) for value in lists[name]]
         return {
             "architectures": ["CvtForImageClassification"],
             "model_type": "cvt",
             "num_channels": channels,
             "image_size": image_size,
-            "id2label": {str(i): name for i, name in enumerate(names)},
-            "label2id": {name: i for i, name in enumerate(names)},
+            **id_maps(class_names or labels, classes),
             "activation": self.activation,
             "init": self.init,
             **lists,
@@ -364,6 +345,15 @@ class CvTConfig:
             and getattr(stage, field.name) != field.default
         ]
         return obstacles if self.final_norm else [*obstacles, "final_norm=False"]
+
+
+def id_maps(class_names: Sequence[str] | None, classes: int) -> dict[str, Any]:
+    """Return transformers' fields for class names; without names, its default."""
+    names = class_names or [f"LABEL_{i}" for i in range(classes)]
+    return {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
 
 
 def _given(**arguments):
@@ -384,27 +374,6 @@ def _read_json(source):
     return values
 
 
-def _from_fields(cls, values):
-    """Return an instance of a dataclass from a dict of its fields."""
-    if not isinstance(values, Mapping):
-        raise ValueError(
-            f"Expected a {cls.__name__} or a dict of its fields. Received: {values!r}"
-        )
-    known = {field.name: field for field in fields(cls)}
-    unknown = sorted(set(values) - set(known))
-    missing = [
-        name
-        for name, field in known.items()
-        if name not in values and field.default is dataclasses.MISSING
-    ]
-    if unknown or missing:
-        raise ValueError(
-            f"Expected the fields of {cls.__name__}, {', '.join(known)}. "
-            f"Unknown: {unknown}. Missing: {missing}."
-        )
-    return cls(**values)
-
-
 def _three_stages(embed_dim, num_heads, depth, drop_path_rate):
     """Return a network of the paper's Table 2, which all share the other values."""
     last = {"drop_path_rate": drop_path_rate, "cls_token": True}
@@ -422,20 +391,18 @@ CVT_21 = _three_stages((64, 192, 384), (1, 3, 6), (1, 4, 16), drop_path_rate=0.1
 CVT_W24 = _three_stages((192, 768, 1024), (3, 12, 16), (2, 2, 20), drop_path_rate=0.3)
 
 
-# vit-pytorch's names, and its defaults for each stage.
-_SIMPLIFIED_DEFAULTS = {
-    "emb_dim": (64, 192, 384),
-    "emb_kernel": (7, 3, 3),
-    "emb_stride": (4, 2, 2),
-    "proj_kernel": (3, 3, 3),
-    "kv_proj_stride": (2, 2, 2),
-    "heads": (1, 3, 6),
-    "depth": (1, 2, 10),
-    "mlp_mult": (4, 4, 4),
+# vit-pytorch's name -> our field of a stage, and the default for each stage.
+_SIMPLIFIED: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "emb_dim": ("embed_dim", (64, 192, 384)),
+    "emb_kernel": ("patch_size", (7, 3, 3)),
+    "emb_stride": ("patch_stride", (4, 2, 2)),
+    "proj_kernel": ("kernel_size", (3, 3, 3)),
+    "kv_proj_stride": ("stride_kv", (2, 2, 2)),
+    "heads": ("num_heads", (1, 3, 6)),
+    "depth": ("depth", (1, 2, 10)),
+    "mlp_mult": ("mlp_ratio", (4, 4, 4)),
 }
-SIMPLIFIED_ARGUMENTS = tuple(
-    f"s{i}_{name}" for i in (1, 2, 3) for name in _SIMPLIFIED_DEFAULTS
-)
+SIMPLIFIED_ARGUMENTS = tuple(f"s{i}_{name}" for i in (1, 2, 3) for name in _SIMPLIFIED)
 
 
 def simplified(dropout: float = 0.0, **values: int) -> CvTConfig:
@@ -466,27 +433,19 @@ def simplified(dropout: float = 0.0, **values: int) -> CvTConfig:
         )
     stages = []
     for i in (1, 2, 3):
-        s = {
-            name: values.get(f"s{i}_{name}", defaults[i - 1])
-            for name, defaults in _SIMPLIFIED_DEFAULTS.items()
-        }
-        kernels = {f"s{i}_{n}": s[n] for n in ("emb_kernel", "proj_kernel")}
-        validation.check_int(1, **kernels)
+        fields: dict[str, Any] = {}
+        for name, (field, defaults) in _SIMPLIFIED.items():
+            fields[field] = values.get(f"s{i}_{name}", defaults[i - 1])
+            if name.endswith("_kernel"):
+                validation.check_int(1, **{f"s{i}_{name}": fields[field]})
         stage = StageConfig(
-            embed_dim=s["emb_dim"],
-            depth=s["depth"],
-            num_heads=s["heads"],
-            patch_size=s["emb_kernel"],
-            patch_stride=s["emb_stride"],
-            patch_padding=s["emb_kernel"] // 2,
-            mlp_ratio=s["mlp_mult"],
+            **fields,
+            patch_padding=fields["patch_size"] // 2,
             qkv_bias=False,
             drop_rate=dropout,
             attention_drop_rate=dropout,
-            kernel_size=s["proj_kernel"],
-            padding_q=s["proj_kernel"] // 2,
-            padding_kv=s["proj_kernel"] // 2,
-            stride_kv=s["kv_proj_stride"],
+            padding_q=fields["kernel_size"] // 2,
+            padding_kv=fields["kernel_size"] // 2,
             head_dim=64,
             scale="head_dim",
             shared_kv=True,

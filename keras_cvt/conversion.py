@@ -22,6 +22,13 @@ logger = logging.getLogger(__name__)
 # Float32 outputs of two correct implementations differ by about 1e-6.
 TOLERANCE = 2e-5
 
+# Activation of a head for each `problem_type` of transformers.
+_HEADS = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": None,
+}
+
 
 class ComparisonError(ValueError):
     """Two networks that should compute the same do not."""
@@ -55,8 +62,7 @@ class Converted:
     """A classifier with the weights of a checkpoint, compared and not yet saved.
 
     Attributes:
-        model: The classifier. It gives probabilities. If its images have 3 channels,
-            it takes pixels of 0-255.
+        model: The classifier; see `build` for what it takes and gives.
         layout: The layout that the checkpoint was found in.
         record: The published weights that the checkpoint is, or None.
         entries: Number of arrays that were loaded.
@@ -90,10 +96,11 @@ def convert(
             `"hf://org/repo"`, also with `@revision`, or a published name such as
             `"cvt13/imagenet"`.
         out: Where to save. A name that ends in `.keras` saves the whole classifier,
-            which gives probabilities and, if its images have 3 channels, takes pixels
-            of 0-255. `.weights.h5`, `.safetensors` and `.pth` save the weights (the
-            latter two in the official layout). A name without a suffix is a folder in
-            the layout of transformers.
+            which gives probabilities (if it has one output, this number as it is) and,
+            if its images have 3 channels, takes pixels of 0-255. What `keras_cvt` or
+            transformers wrote beside the checkpoint goes before that. `.weights.h5`,
+            `.safetensors` and `.pth` save the weights (the latter two in the official
+            layout). A name without a suffix is a folder in the layout of transformers.
         config: The network. Defaults to `None`: the configuration that comes with
             the checkpoint, or the published network whose shapes fit.
         activation: `"quick_gelu"` or `"gelu"`. Defaults to `None`: what the origin of
@@ -184,14 +191,7 @@ class _Target:
             )
         if activation not in (None, config.activation):
             logger.warning("The checkpoint is converted as activation=%r.", activation)
-        return builders.CvT(
-            config,
-            weights=source,
-            classes=source.classes,
-            input_shape=(None, None, source.channels),
-            include_preprocessing=source.channels == len(IMAGENET_MEAN),
-            activation=activation,
-        )
+        return build(source, config, activation=activation)
 
     @property
     def config(self) -> CvTConfig:
@@ -221,6 +221,42 @@ def _recognise(state) -> CvTConfig:
     )
 
 
+def build(
+    source: sources.Checkpoint, config: CvTConfig, activation: str | None = None
+) -> CvTModel:
+    """Build the classifier that a checkpoint is, with its weights.
+
+    It takes and gives what `keras_cvt` wrote about it. Any other checkpoint becomes a
+    model that takes pixels of 0-255 if it has 3 channels, and ends in the activation
+    that transformers' `problem_type` stands for. By default this is a softmax, or none
+    for a single output: it may be a logit or a number.
+
+    Args:
+        source: Weights with all stages and a head.
+        config: The network.
+        activation: `"quick_gelu"` or `"gelu"`. Defaults to `None`: that of the source.
+    """
+    described, kind = source.description, source.problem_type
+    if described is not None and described.classes:
+        arguments = described.builder_arguments()
+    else:
+        pixels = source.channels == len(IMAGENET_MEAN)
+        head = _HEADS[kind or "single_label_classification"]
+        # A softmax over one output would always be 1.
+        head = None if head == "softmax" and source.classes == 1 else head
+        arguments = {
+            "classes": source.classes,
+            "input_shape": (None, None, source.channels),
+            "classifier_activation": head,
+            "include_preprocessing": pixels,
+        }
+    arguments |= {"config": config, "activation": activation}
+    model = builders.CvT(**arguments, weights=source)
+    if "regression" in (kind, described and described.outputs):
+        model.output_kind = "regression"
+    return model
+
+
 def example_images(description: ModelDescription) -> np.ndarray:
     """Return two images of random noise, as a model takes them.
 
@@ -233,14 +269,18 @@ def example_images(description: ModelDescription) -> np.ndarray:
     images = np.random.default_rng(0).standard_normal(
         (2, height, width, description.channels), dtype="float32"
     )
-    return _as_taken(images, description)
+    images = _as_taken(images, description)
+    return images if description.value_range is None else np.clip(images, 0, 255)
 
 
 def _as_taken(images, description):
-    """Turn normalised images into what a model takes: these, or pixels of 0-255."""
-    if not description.include_preprocessing:
+    """Turn normalised images into what a model takes: pixels of 0-255, or these."""
+    if description.value_range is None:
         return images
-    return 255 * (images * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN))
+    mean, std = np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
+    if description.channels != len(mean):
+        mean, std = mean.mean(), std.mean()
+    return 255 * (images * std + mean)
 
 
 def _read_reference(path, description):

@@ -17,12 +17,25 @@ from keras_cvt._utils import validation
 from keras_cvt.config import CvTConfig
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.layers import ConvTransformerStage, ImagePreprocessing
+from keras_cvt.layers.preprocessing import IMAGENET_MEAN
 
 # Activations of a head that a description tells apart; "linear" is none at all.
 ACTIVATIONS = ("softmax", "sigmoid", "linear")
 # "probabilities" and "logits" are of classes; "regression" are plain numbers, and
 # "features" the output of a model without a head.
 OUTPUT_KINDS = ("probabilities", "logits", "regression", "features")
+# Layers and operations of Keras that compute nothing at inference, beside the
+# `Random...` layers. They take the same values as what follows them.
+_INERT = {
+    *("AugMix", "CutMix", "MixUp", "RandAugment", "Identity", "ActivityRegularization"),
+    *("Dropout", "SpatialDropout2D", "AlphaDropout", "GaussianDropout"),
+    *("GaussianNoise", "InputLayer"),
+}
+# Those that compute something and keep the range of the values.
+_KEEP_RANGE = {
+    *("Resizing", "CenterCrop", "RandomCrop", "Cropping2D"),
+    *("Concatenate", "Repeat", "Tile", "Cast"),
+}
 # What the JSON form keeps under "input".
 _OF_INPUT = (
     *("image_size", "channels", "range", "include_preprocessing"),
@@ -49,8 +62,12 @@ class ModelDescription:
         class_names: A name for each class, or None if they are not known.
         source_weights: Where the weights come from, or None.
         layers_in_front: Names of the layers between the input and the network, as
-            `input_tensor=` makes them. What range of values such a model takes only
-            its author knows.
+            `input_tensor=` makes them.
+        takes_pixels: Whether the model takes values of 0-255. It does if the network
+            normalises its images itself, and all layers in front keep the range, as
+            augmentation and resizing do. What a model with any other layer in front
+            takes, only its author knows. Defaults to `None`, which means that it does
+            without layers in front.
     """
 
     name: str
@@ -65,12 +82,19 @@ class ModelDescription:
     class_names: tuple[str, ...] | None = None
     source_weights: str | None = None
     layers_in_front: tuple[str, ...] = ()
+    takes_pixels: bool | None = None
 
     def __post_init__(self):
+        if self.takes_pixels is None:
+            pixels = self.include_preprocessing and not self.layers_in_front
+            object.__setattr__(self, "takes_pixels", pixels)
         validation.check_choice(OUTPUT_KINDS, outputs=self.outputs)
         validation.check_int(1, channels=self.channels)
         validation.check_int(0, classes=self.classes)
-        validation.check_bool(include_preprocessing=self.include_preprocessing)
+        validation.check_bool(
+            include_preprocessing=self.include_preprocessing,
+            takes_pixels=self.takes_pixels,
+        )
         texts = {"activation": self.activation, "source_weights": self.source_weights}
         texts = {name: text for name, text in texts.items() if text is not None}
         validation.check(lambda x: isinstance(x, str), "text", name=self.name, **texts)
@@ -84,23 +108,65 @@ class ModelDescription:
         )
         object.__setattr__(self, "layers_in_front", tuple(self.layers_in_front))
         if self.class_names is not None:
-            names = validation.check_class_names(self.class_names, self.classes)
+            names = validation.check_class_names(
+                self.class_names, self.classes, stored=True
+            )
             object.__setattr__(self, "class_names", names)
+
+    @property
+    def answers(self) -> str:
+        """What the outputs answer; see `answers_of`."""
+        return answers_of(self.outputs, self.activation, self.classes)
 
     @property
     def is_classifier(self) -> bool:
         """Whether the outputs are scores of classes."""
-        return self.outputs in ("probabilities", "logits")
+        return self.answers != "values"
+
+    @property
+    def score_activation(self) -> str | None:
+        """What makes scores of 0-1 of the outputs, or None if there is nothing to do.
+
+        `"softmax"` for the logits of several classes, `"sigmoid"` for one logit.
+        """
+        if self.outputs != "logits":
+            return None
+        return "sigmoid" if self.answers == "decisions" else "softmax"
 
     @property
     def value_range(self) -> tuple[int, int] | None:
-        """(0, 255) if the model takes pixels; None if its caller prepares the images.
+        """(0, 255) if the model takes pixels; None if its caller prepares images."""
+        return (0, 255) if self.takes_pixels else None
 
-        That is the case if images have to be normalised first, and if layers in front
-        of the network take anything else.
-        """
-        pixels = self.include_preprocessing and not self.layers_in_front
-        return (0, 255) if pixels else None
+    @property
+    def range_unknown(self) -> bool:
+        """Whether only the model's author knows what values it takes."""
+        return bool(self.layers_in_front) and not self.takes_pixels
+
+    @property
+    def takes_photos(self) -> bool:
+        """Whether the model takes RGB images of 0-255."""
+        return bool(self.takes_pixels) and self.channels == len(IMAGENET_MEAN)
+
+    def check_photos(self) -> None:
+        """Raise ValueError unless the model takes RGB images of 0-255."""
+        problem = None
+        if not self.include_preprocessing:
+            problem = (
+                "It takes normalised images; build it with `include_preprocessing=True`"
+            )
+        elif self.range_unknown:
+            problem = (
+                "Only its author knows what values its layers in front take: "
+                f"{', '.join(self.layers_in_front)}"
+            )
+        elif self.channels != len(IMAGENET_MEAN):
+            problem = f"Its images have {self.channels} channels"
+        if problem:
+            raise ValueError(
+                "Expected a model that takes RGB images of 0-255. "
+                f"Received: {self.name!r}. {problem}"
+            )
 
     def builder_arguments(self) -> dict[str, Any]:
         """Return the arguments with which `keras_cvt.CvT` builds this network again.
@@ -127,6 +193,7 @@ class ModelDescription:
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON can hold it."""
         values = dataclasses.asdict(self) | {"range": self.value_range}
+        del values["takes_pixels"]  # the range says it
         values["input"] = {"layout": "NHWC"} | {n: values.pop(n) for n in _OF_INPUT}
         # As JSON gives it back, so that tuples are lists.
         return json.loads(json.dumps(values))
@@ -149,6 +216,8 @@ class ModelDescription:
             fields.setdefault("name", "cvt")
             fields.setdefault("classes", len(names or ()))
             fields.setdefault("include_preprocessing", given.get("range") is not None)
+            if "range" in given:
+                fields["takes_pixels"] = given["range"] is not None
             height, width = given["image_size"]
             sides = [side for side in (height, width) if side is not None]
             validation.check(
@@ -169,7 +238,7 @@ class ModelDescription:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 "Expected the description of a model as keras_cvt writes it. "
-                f"{type(error).__name__}: {str(error)[:200]}. "
+                f"{type(error).__name__}: {str(error)[:200]!a}. "
                 f"Received: {str(values)[:200]}"
             ) from error
 
@@ -199,27 +268,54 @@ def describe(model: keras.Model) -> ModelDescription:
     # Layers in front may take something else, such as encoded images.
     shape = images.shape if len(images.shape) == 4 else inputs[0].shape
     _, height, width, channels = shape
+    in_front = [
+        operation
+        for operation, _ in _producers(inputs)
+        if not isinstance(operation, keras.layers.InputLayer)
+    ][::-1]
+    transform = EvalTransform(preprocessing.image_size, preprocessing.crop_ratio)
+    if in_front:
+        # A layer in front may resize: what is told is the size in front of it.
+        transform = transform.at_size(height, width)
     return ModelDescription(
         name=model.name,
         config=config_of(stages),
         image_size=(height, width),
         channels=channels,
         include_preprocessing=preprocessing.normalize,
-        eval_transform=EvalTransform(
-            preprocessing.image_size, preprocessing.crop_ratio
-        ),
+        eval_transform=transform,
         outputs=_output_kind(activation, preprocessing.output_kind),
         activation=activation,
         classes=classes,
         # A new head may have been put on the layers of an old one.
         class_names=None if names is None or len(names) != classes else names,
         source_weights=preprocessing.source_weights,
-        layers_in_front=tuple(
-            operation.name
-            for operation, _ in _producers(inputs)
-            if not isinstance(operation, keras.layers.InputLayer)
-        )[::-1],
+        layers_in_front=tuple(operation.name for operation in in_front),
+        takes_pixels=preprocessing.normalize and all(map(_keeps_range, in_front)),
     )
+
+
+def answers_of(outputs: str, activation: str | None, classes: int) -> str:
+    """Return how people read a model's outputs.
+
+    - `"class"`: one class for each image, the one with the highest score.
+    - `"decisions"`: yes or no for each output by itself, on either side of a
+      probability of 0.5: a sigmoid, or one logit.
+    - `"values"`: plain numbers: regression, features, and a softmax over one output,
+      which is always 1.
+
+    Args:
+        outputs: One of `OUTPUT_KINDS`.
+        activation: Of the head, or None.
+        classes: Number of outputs.
+    """
+    if outputs not in ("probabilities", "logits"):
+        return "values"
+    if activation == "sigmoid":
+        return "decisions"
+    if classes > 1:
+        return "class"
+    return "values" if activation == "softmax" else "decisions"
 
 
 def cvt_stages(model: keras.Model) -> list[ConvTransformerStage]:
@@ -264,33 +360,77 @@ def find_head(
     be part of it or follow as a layer or an operation of its own. Without a head all
     three are None.
     """
-    activation = None
+    activations: list[str] = []
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         return None, None, None
     for operation, inputs in _producers(model.outputs):
-        if isinstance(operation, keras.layers.Dense):
-            own = keras.activations.serialize(operation.activation)
-            own = own if isinstance(own, str) else "custom"
-            found = own if activation in (None, "linear") else activation
-            return operation, found, inputs[0]
-        follows = _activation(operation)
-        if follows is None:
+        head = isinstance(operation, keras.layers.Dense)
+        found = _activation(operation)
+        if found is None:
             break
-        # What follows a softmax, such as Dropout, does not change what it is.
-        activation = follows if activation in (None, "linear") else activation
+        # A layer without one, such as Dropout, does not change what the outputs are.
+        activations += [found] if found != "linear" else []
+        if head:
+            # Two activations, one after the other, have no name.
+            names = activations or ["linear"]
+            return operation, names[0] if len(names) == 1 else "custom", inputs[0]
     return None, None, None
 
 
 def _activation(operation):
-    """Return the activation that an operation is, or None if it is something else."""
-    if isinstance(operation, keras.layers.Activation):
+    """Return the activation that an operation has, or None if it is something else."""
+    if isinstance(operation, (keras.layers.Activation, keras.layers.Dense)):
         name = keras.activations.serialize(operation.activation)
         return name if isinstance(name, str) else "custom"
+    if _is_inert(operation):
+        return "linear"
+    # As a layer, or of `keras.ops`, which makes an operation that is not a layer.
+    return {"Softmax": "softmax", "Sigmoid": "sigmoid"}.get(type(operation).__name__)
+
+
+def _is_inert(operation) -> bool:
+    """Return whether an operation of Keras computes nothing at inference."""
+    if isinstance(operation, keras.Model):
+        return all(map(_is_inert, operation.layers))
     name = type(operation).__name__
-    if isinstance(operation, (keras.layers.Softmax, keras.layers.Dropout)):
-        return {"Softmax": "softmax"}.get(name, "linear")
-    # Of `keras.ops`, which makes an operation of the graph that is not a layer.
-    return {"Softmax": "softmax", "Sigmoid": "sigmoid", "Identity": "linear"}.get(name)
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.linear
+    if not type(operation).__module__.startswith("keras."):
+        return False  # somebody's own layer of the same name
+    return name in _INERT or (name.startswith("Random") and name not in _KEEP_RANGE)
+
+
+def _keeps_range(operation) -> bool:
+    """Return whether what goes into an operation has the range of what comes out."""
+    if isinstance(operation, keras.Model):
+        return all(map(_keeps_range, operation.layers))
+    known = type(operation).__module__.startswith("keras.")
+    return _is_inert(operation) or (known and type(operation).__name__ in _KEEP_RANGE)
+
+
+def other_layers(model: keras.Model) -> list[Any]:
+    """Return the layers and operations that a checkpoint cannot express.
+
+    These are all that compute something at inference and are neither the network
+    (preprocessing, stages, norm and pooling) nor its head with one activation.
+    """
+    head, activation, _ = find_head(model)
+    last = cvt_stages(model)[-1]
+    known: dict[str, tuple] = {"norm": (keras.layers.LayerNormalization,)}
+    if head is None:
+        pools = keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D
+        known["pool"] = pools
+    elif not last.config.cls_token:
+        known["pool"] = (keras.layers.GlobalAveragePooling2D,)
+    others, seen_head = [], head is None
+    for operation, _ in _producers(keras.tree.flatten(model.outputs)):
+        seen_head = seen_head or operation is head
+        own = isinstance(operation, (ImagePreprocessing, ConvTransformerStage))
+        own = own or isinstance(operation, known.get(operation.name, ()))
+        own = own or operation is head or (not seen_head and activation != "custom")
+        if not (own or _is_inert(operation)):
+            others.append(operation)
+    return others[::-1]
 
 
 def _output_kind(activation, override):

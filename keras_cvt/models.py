@@ -199,6 +199,10 @@ class CvTModel(keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
 
+# `model.save("x.h5")`, which is older than packages of classes, writes the bare name.
+keras.saving.get_custom_objects()["CvTModel"] = CvTModel
+
+
 def build_model(
     config: CvTConfig,
     *,

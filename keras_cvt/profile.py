@@ -90,17 +90,12 @@ def macs(
 def _stage(name, stage, channels, height, width):
     dim = stage.embed_dim
     token = 1 if stage.cls_token else 0
-    positions = kv_positions = height * width
-    if stage.projection != "linear":
-        output_size = {
-            "dw_bn": validation.conv_output_size,
-            "avg": validation.avg_output_size,
-        }[stage.projection]
-        rows, columns = (
-            output_size(size, stage.kernel_size, stage.stride_kv, stage.padding_kv)
-            for size in (height, width)
-        )
-        kv_positions = rows * columns
+    kernel = (stage.kernel_size, stage.stride_kv, stage.padding_kv)
+    rows, columns = (
+        validation.projection_output_size(stage.projection, size, *kernel)
+        for size in (height, width)
+    )
+    positions, kv_positions = height * width, rows * columns
     queries, keys = positions + token, kv_positions + token
 
     # One block.

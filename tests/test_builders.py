@@ -213,12 +213,16 @@ def test_more_channels_repeat_the_channels_of_the_kernel():
 
 def test_layers_in_front_of_the_network_do_not_change_its_weights(tmp_path):
     image = keras.Input((64, 64, 1))
-    rgb = keras.layers.Conv2D(3, 1)(image)
     source = CHECKPOINTS / "official_zip.pth"
-    model = tiny(weights=source, classes=10, input_tensor=rgb)
-    save_checkpoint(model, tmp_path / "again.safetensors")
-    saved, first = resolve(tmp_path / "again.safetensors"), resolve(source)
+    path = tmp_path / "again.safetensors"
+    rgb = keras.layers.Concatenate()([image, image, image])
+    save_checkpoint(tiny(weights=source, classes=10, input_tensor=rgb), path)
+    saved, first = resolve(path), resolve(source)
     assert all(np.array_equal(saved.state[k], v) for k, v in first.state.items())
+    # The weights of a layer in front would be lost.
+    rgb = keras.layers.Conv2D(3, 1, name="to_rgb")(image)
+    with pytest.raises(ValueError, match="to_rgb"):
+        save_checkpoint(tiny(weights=source, classes=10, input_tensor=rgb), path)
 
 
 def test_the_size_of_an_input_tensor_becomes_that_of_the_transform():
@@ -315,3 +319,13 @@ def test_two_networks_have_the_number_of_parameters_of_the_paper():
         )
         counts[model.name] = (trainable, statistics)
     assert counts == {"cvt13": (19_997_480, 25_728), "cvt21": (31_622_696, 41_856)}
+
+
+@pytest.mark.parametrize("name", ["CvT13", "CvT21", "CvTW24"])
+def test_the_docstring_of_a_published_network_is_about_itself(name):
+    text = getattr(keras_cvt, name).__doc__
+    assert text.startswith(f"Build the {name} of the paper")
+    assert f'`list_weights("{name.lower()}")`' in text
+    assert 'Defaults to `"imagenet"`' in text
+    assert f"keras_cvt.{name}(classes=5)" in text
+    assert "config:" not in text and "    pooling: With `include_top=False`" in text

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,6 +44,22 @@ def test_a_folder_replaces_the_old_one_unless_it_is_merged(tmp_path):
             written.mkdir()
             (written / "a").write_text("a")
         assert sorted(p.name for p in path.iterdir()) == ["a", *kept]
+
+
+def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "folder"
+
+    def write_often(writer):
+        for turn in range(40):
+            with files.staged(path) as written:
+                written.mkdir()
+                for name in "abc":
+                    (written / name).write_text(f"{writer} {turn}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write_often, range(4)))  # raises what a writer raises
+    assert len({file.read_text() for file in path.iterdir()}) == 1
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_companions_of_a_file_come_along(tmp_path):

@@ -488,6 +488,33 @@ def test_there_must_be_one_class_name_for_each_class(names):
     assert model.class_names is None
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((b"c\xc3\xa9", "cé"), (np.bytes_(b"cat"), "cat"), (np.str_("cat"), "cat")),
+        *((7, "7"), (np.int64(7), "7")),
+        *((x, None) for x in (None, 1.5, ["cat"], b"\xe9", "caf\udce9", "", " ")),
+    ],
+)
+def test_class_names_are_text_in_utf8(name, text):
+    model = build()
+    names = (*NAMES[:-1], name)
+    if text is None:
+        with pytest.raises(ValueError, match="text in UTF-8. Received: "):
+            model.class_names = names
+    else:
+        model.class_names = names
+        assert model.class_names == (*NAMES[:-1], text)
+
+
+def test_a_model_that_was_saved_with_an_empty_class_name_can_be_used_and_mended():
+    model = build()
+    model.get_layer("preprocessing").class_names = ("", *NAMES[1:])
+    assert model.class_names == ("", *NAMES[1:])
+    model.class_names = NAMES
+    assert model.class_names == tuple(NAMES)
+
+
 def test_a_fresh_head_does_not_get_the_class_names_of_the_checkpoint():
     state = state_dict.extract(build())
     checkpoint = Checkpoint("me", state, "official", class_names=tuple(NAMES))

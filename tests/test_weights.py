@@ -191,6 +191,17 @@ def test_published_weights_have_the_class_names_of_imagenet(
 
 
 @pytest.mark.parametrize("load", [hub.load, hub.load_class_names])
+def test_class_names_are_compared_with_their_recorded_hash(server, load):
+    model = hub_models.classifier()
+    model.class_names = hub_models.LABELS
+    hub.push(model, REPO)
+    config = server.repos[REPO]["config.json"]
+    server.repos[REPO]["config.json"] = config.replace(b"daisy", b"oxeye")
+    with pytest.raises(CheckpointError, match=r"config.json .*recorded SHA-256"):
+        load(REPO)
+
+
+@pytest.mark.parametrize("load", [hub.load, hub.load_class_names])
 def test_two_revisions_are_refused(load):
     with pytest.raises(ValueError, match="Expected one revision"):
         load(f"{REPO}@main", revision="v2")

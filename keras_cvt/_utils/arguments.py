@@ -16,9 +16,3 @@ def select(function: Callable, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = inspect.signature(function).parameters
     return {name: values[name] for name in names if name not in ("self", "kwargs")}
-
-
-def store(layer: object, function: Callable, values: Mapping[str, Any]) -> None:
-    """Store the arguments of a layer's constructor as attributes of the layer."""
-    for name, value in select(function, values).items():
-        setattr(layer, name, value)

@@ -1,7 +1,9 @@
 """Atomic file writes and hashes."""
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 # Files are written inside a folder whose name starts like this, then renamed.
 TEMPORARY = ".writing-"
@@ -40,11 +44,23 @@ def staged(path: Path, merge: bool = False) -> Iterator[Path]:
             written, path = written / "-", path / "-"
         # The file of that name comes last: whoever finds it finds all of it.
         for file in sorted(written.parent.iterdir(), key=lambda f: f == written):
-            target = path.with_name(file.name)
+            _replace(file, path.with_name(file.name), folder)
+
+
+def _replace(file, target, folder):
+    """Move a file or folder to `target`, where other processes may do so as well."""
+    for attempt in itertools.count():
+        # A folder cannot replace one that has files in a single step.
+        with contextlib.suppress(FileNotFoundError):
             if target.is_dir():
-                # A folder cannot replace one that has files in a single step.
-                os.rename(target, folder / "old")
+                os.rename(target, folder / f"old{attempt}")
+        try:
             os.replace(file, target)
+            return
+        except OSError as error:
+            # Another process has put its folder there meanwhile.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -81,7 +97,7 @@ def _temporary_folder(parent):
     with tempfile.TemporaryDirectory(dir=parent, prefix=TEMPORARY) as folder:
         unlocked = Path(folder) / f"{_LOCK}.new"
         unlocked.touch()
-        with _lock(unlocked):
+        with lock(unlocked):
             # Only now, so that no other process finds it unlocked.
             os.rename(unlocked, Path(folder) / _LOCK)
             yield Path(folder)
@@ -93,23 +109,29 @@ def remove_leftovers(parent: Path) -> None:
     Those of processes that still run, on any machine that shares the disk, stay.
     """
     for folder in parent.glob(TEMPORARY + "*"):
-        with _lock(folder / _LOCK) as abandoned:
+        with lock(folder / _LOCK) as abandoned:
             if abandoned:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _lock(path):
-    """Yield whether the lock was free. It is held until the block ends."""
+def lock(path: Path) -> Iterator[bool | None]:
+    """Lock a file until the block ends, or the process.
+
+    Yields:
+        Whether it was free. None if nobody can tell: there is no such file, or its
+        disk or Windows has no such locks.
+    """
     with contextlib.ExitStack() as stack:
         try:
             import fcntl
 
-            file = stack.enter_context(path.open())
+            file = stack.enter_context(path.open("r+b"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Windows has no such lock. Or the file is not there (yet), or locked.
-        except (ImportError, OSError):
+        except BlockingIOError:
             yield False
+        except (ImportError, OSError):
+            yield None
         else:
             yield True
 
@@ -127,6 +149,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file completely or not at all."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_safetensors(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    """Write arrays to a `.safetensors` file.
+
+    Raises:
+        OSError: If it cannot be written. safetensors itself has its own error.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    # Not `ascontiguousarray`, which makes vectors of numbers.
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    try:
+        save_file(arrays, path, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path.name} cannot be written: {error}") from error
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Argument checks shared by the configuration and the layers."""
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, TypeGuard
 
@@ -184,11 +185,29 @@ def avg_output_size(
     return output - 1 if (output - 1) * stride >= size + padding else output
 
 
-def check_class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
+def projection_output_size(
+    projection: str, size: int | None, kernel_size: int, stride: int, padding: int
+) -> int | None:
+    """Return the output size of a `ConvProjection` along one axis."""
+    if projection == "linear":
+        return size
+    output_size = avg_output_size if projection == "avg" else conv_output_size
+    return output_size(size, kernel_size, stride, padding)
+
+
+def check_class_names(
+    names: Sequence[str], classes: int, stored: bool = False
+) -> tuple[str, ...]:
     """Return the class names as a tuple.
 
+    Args:
+        names: The names.
+        classes: Number of classes.
+        stored: Whether a file has them. Version 0.1.0 also saved empty ones.
+
     Raises:
-        ValueError: If they are not a sequence with one name for each class.
+        ValueError: If they are not a sequence with one name for each class, or if one
+            is empty, not text or not UTF-8.
     """
     # A string is a sequence of letters. A mapping or a set has no order of classes.
     ordered = hasattr(names, "__len__") and not isinstance(names, (str, Mapping, Set))
@@ -198,4 +217,19 @@ def check_class_names(names: Sequence[str], classes: int) -> tuple[str, ...]:
             f"Expected {classes} class names, one for each class, in the order of the "
             f"outputs. Received: {count}, {names!r:.80}"
         )
-    return tuple(map(str, names))
+    return tuple(_class_name(name, stored) for name in names)
+
+
+def _class_name(name, stored):
+    try:
+        text = name.decode("utf-8") if isinstance(name, bytes) else name
+        # Of a folder, for example, whose name is not UTF-8.
+        str(text).encode("utf-8")
+        valid = isinstance(text, (str, numbers.Integral))
+    except UnicodeError:
+        valid = False
+    if not valid or not (stored or str(text).strip()):
+        raise ValueError(
+            f"Expected non-empty class names, text in UTF-8. Received: {name!r}"
+        )
+    return str(text)

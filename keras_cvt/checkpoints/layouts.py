@@ -5,17 +5,22 @@ The official layout is the state dict of the official code. Its keys look like
 (out, in, height, width), linear layers (out, in).
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from keras_cvt._utils.errors import CheckpointError
+from keras_cvt.checkpoints import wrappers
+
+logger = logging.getLogger(__name__)
 
 # Official keys that have a meaning of their own.
 FIRST_KERNEL = "stage0.patch_embed.proj.weight"
 HEAD_KERNEL = "head.weight"
 HEAD_BIAS = "head.bias"
+_AFTER_STAGES = (HEAD_KERNEL, HEAD_BIAS, "norm.weight", "norm.bias")
 
 # Official name of a module inside a block or a stage -> transformers' name.
 _TRANSFORMERS_MODULES = {
@@ -76,7 +81,10 @@ KERAS_LEAVES = {
     "moving_variance": "running_var",
 }
 
-_OFFICIAL_KEY = re.compile(r"(stage\d+|norm|head)\.")
+# What stands before the names of a network that is wrapped in something else, and in
+# the `.h5` file of a whole model. Keras 2 also puts the model's name there.
+_PREFIX = r"(?P<prefix>(?:.*?[./])??)"
+_PREFIX_KERAS_2 = r"(?P<prefix>(?:model_weights/|optimizer_weights/)?)"
 _TRANSFORMERS_KEY = re.compile(r"(?:cvt\.)?encoder\.stages\.(\d+)\.(.+)")
 _TRANSFORMERS_BLOCK = re.compile(r"layers\.(\d+)\.(.+)")
 _VIT_PYTORCH_KEY = re.compile(
@@ -100,38 +108,80 @@ def to_official(state: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
 
     Returns:
         The official state dict and the name of the layout: `"official"`,
-        `"transformers"`, `"transformers_tf"`, `"cvt_tensorflow"`, `"vit_pytorch"` or
-        `"keras_weights"` (Keras's `.weights.h5`). The state dict does not contain
-        BatchNorm's `num_batches_tracked`, the seeds of dropout, or the optimizer of a
-        `.weights.h5` file. Unknown keys keep their names.
+        `"transformers"`, `"transformers_tf"`, `"cvt_tensorflow"`, `"vit_pytorch"`,
+        `"keras_weights"` (Keras's `.weights.h5`) or `"keras_h5"` (Keras's older
+        `.h5`). The state dict does not contain BatchNorm's `num_batches_tracked`, the
+        seeds of dropout, or the optimizer of a Keras file. A prefix that stands before
+        the names of the whole network is removed, and arrays outside of it are left
+        out, except a norm and a head. Other unknown keys keep their names.
 
     Raises:
-        CheckpointError: If no key belongs to a known layout.
+        CheckpointError: If no key belongs to a known layout, two keys mean the same
+            array, or there are several networks.
     """
-    found = (n for n, (belongs, _) in _LAYOUTS.items() if any(map(belongs, state)))
-    layout = next(found, None)
-    if layout is None:
-        raise CheckpointError(
-            "Expected a CvT checkpoint with the names of the official code, "
-            "transformers, TFCvt, cvt-tensorflow or vit-pytorch. "
-            f"Received: names such as {list(state)[:3]}"
-        )
-    _, translate = _LAYOUTS[layout]
-    official = {}
-    for name, array in state.items():
+    arrays = [(wrappers.without_inner(name), array) for name, array in state.items()]
+    layout, translate, prefixes = _recognise([name for name, _ in arrays])
+    prefix = wrappers.choose(prefixes)
+    others = tuple({*prefixes} - {"", prefix})
+    official: dict[str, np.ndarray] = {}
+    outside = []
+    for name, array in arrays:
         if name.endswith("num_batches_tracked") or "seed_generator" in name:
             continue
+        if not name.startswith(prefix) or name.startswith(others):
+            outside.append((name, array))
+            continue
+        inner = name.removeprefix(prefix)
         # The file of a trained model contains its optimizer and metrics as well.
-        if layout == "keras_weights" and not name.startswith("layers/"):
+        if layout == "keras_weights" and not inner.startswith("layers/"):
             continue
-        name, array = translate(name, array)
-        if name.endswith(".attn.proj_kv.weight") and array.ndim == 2:
-            halves = np.array_split(array, 2)
-            for letter, half in zip("kv", halves, strict=True):
-                official[name.replace("proj_kv", f"proj_{letter}")] = half
-            continue
-        official[name] = array
+        _put(official, *translate(inner, array))
+    _add_from_outside(official, outside, translate, prefix)
     return official, layout
+
+
+def _recognise(names):
+    """Return the name of a layout, its translation, and the prefixes of its keys."""
+    for layout, pattern, translate in _LAYOUTS:
+        matches = (pattern.match(name) for name in names)
+        prefixes = dict.fromkeys(match["prefix"] for match in matches if match)
+        if prefixes:
+            return layout, translate, prefixes
+    raise CheckpointError(
+        "Expected a CvT checkpoint with the names of the official code, "
+        "transformers, TFCvt, cvt-tensorflow or vit-pytorch. "
+        f"Received: names such as {str(names[:3])[:300]}"
+    )
+
+
+def _put(official, name, array):
+    if name.endswith(".attn.proj_kv.weight") and array.ndim == 2:
+        for letter, half in zip("kv", np.array_split(array, 2), strict=True):
+            _put(official, name.replace("proj_kv", f"proj_{letter}"), half)
+    elif name in official:
+        raise CheckpointError(f"Expected one array for {name[:100]!a}. Received: two")
+    else:
+        official[name] = array
+
+
+def _add_from_outside(official, outside, translate, prefix):
+    """Add the norm and the head if only the network before them has the prefix."""
+    left_out = []
+    for name, array in outside:
+        key, found = translate(name, array)
+        if key in _AFTER_STAGES and key not in official:
+            official[key] = found
+        # A single number is a count or a loss.
+        elif array.size > 1 and "optim" not in name:
+            left_out.append(name)
+    if left_out:
+        logger.warning(
+            "Not loaded, because their names do not start with %r: %d arrays such as "
+            "%s.",
+            prefix,
+            len(left_out),
+            left_out[:3],
+        )
 
 
 def part_of(key: str) -> str:
@@ -202,6 +252,10 @@ def _from_transformers(name, array):
     return ".".join(part for part in (prefix, module, leaf) if part), array
 
 
+def _from_official(name, array):
+    return name, array
+
+
 def _from_vit_pytorch(name, array):
     """Translate a name of vit-pytorch's CvT, whose linear layers are convolutions."""
     if name.startswith("to_logits.2."):
@@ -238,6 +292,14 @@ def _from_keras_2(name, array):
         parts = parts[1:]
     parts[-1] = KERAS_LEAVES.get(parts[-1], parts[-1])
     return ".".join(parts), from_keras_shape(array)
+
+
+def _from_keras_h5(name, array):
+    """Translate a name in Keras 3's `.h5` file of a whole model of this package."""
+    depthwise = array.ndim == 4 and "/conv_proj_" in name
+    array = array.swapaxes(2, 3) if depthwise else array  # as Keras 2's Conv2D
+    name, array = _from_keras_2(name, array)
+    return name.removesuffix(".token"), array
 
 
 def _from_transformers_tf(name, array):
@@ -287,24 +349,34 @@ def to_keras_shape(array: np.ndarray, depthwise: bool = False) -> np.ndarray:
     return array.T if array.ndim == 2 else array
 
 
-# Layout -> (whether a name belongs to it, its translation), in the order of the tests.
-_LAYOUTS: dict[str, tuple[Callable, Callable]] = {
-    "transformers_tf": (
-        lambda name: name.endswith(":0") and "encoder/stages" in name,
-        _from_transformers_tf,
-    ),
-    "cvt_tensorflow": (
-        lambda name: name.endswith(":0") and name.startswith("stage"),
-        _from_keras_2,
-    ),
-    "keras_weights": (
-        lambda name: name.startswith("layers/conv_transformer_stage"),
-        _from_keras_weights,
-    ),
-    "transformers": (_TRANSFORMERS_KEY.match, _from_transformers),
-    "official": (_OFFICIAL_KEY.match, lambda name, array: (name, array)),
-    "vit_pytorch": (
-        re.compile(r"layers\.\d+\.2\.layers\.\d+\.0\.").match,
-        _from_vit_pytorch,
-    ),
-}
+# (layout, pattern of a key that every network has, translation), in the order of the
+# tests. What the pattern calls the prefix is not part of the layout's names.
+_LAYOUTS: tuple[tuple[str, re.Pattern, Callable], ...] = tuple(
+    (layout, re.compile(pattern), translate)
+    for layout, pattern, translate in (
+        (
+            "transformers_tf",
+            rf"{_PREFIX_KERAS_2}.*encoder/stages.*:0$",
+            _from_transformers_tf,
+        ),
+        ("cvt_tensorflow", rf"{_PREFIX_KERAS_2}(?:.*/)?stage\d+/.*:0$", _from_keras_2),
+        ("keras_h5", r"(?P<prefix>model_weights/)stage\d+/", _from_keras_h5),
+        (
+            "keras_weights",
+            rf"{_PREFIX}layers/conv_transformer_stage",
+            _from_keras_weights,
+        ),
+        (
+            "transformers",
+            rf"{_PREFIX}(?:cvt\.)?encoder\.stages\.\d+\.",
+            _from_transformers,
+        ),
+        ("official", rf"{_PREFIX}stage\d+\.", _from_official),
+        (
+            "vit_pytorch",
+            rf"{_PREFIX}layers\.\d+\.2\.layers\.\d+\.0\.",
+            _from_vit_pytorch,
+        ),
+        ("official", r"(?P<prefix>)(?:norm|head)\.", _from_official),
+    )
+)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from keras_cvt.checkpoints import layouts, sources, state_dict
+from keras_cvt.checkpoints import layouts, readers, sources, state_dict
 from keras_cvt.checkpoints.saving import check_model
 from keras_cvt.checkpoints.state_dict import LoadReport
 from keras_cvt.models import CvTModel
@@ -26,10 +26,12 @@ def load_checkpoint(
             cvt-tensorflow's `.h5`; vit-pytorch's state dict; our own `.weights.h5`),
             a folder with one of transformers' files, `"hf://org/repo"` or
             `"hf://org/repo@revision"`, or a published name such as
-            `"cvt13/imagenet"`. Also a dict of numpy arrays in one of these layouts.
-            Format and layout are recognised.
-        strict: Whether anything missing, unexpected or of a wrong shape is an
-            error. Otherwise it is left out and logged. Defaults to `True`.
+            `"cvt13/imagenet"`. Also a dict of numpy arrays or PyTorch tensors in one
+            of these layouts. Format and layout are recognised. A prefix before all
+            names, such as `module.` or `model.`, is removed.
+        strict: Whether anything missing, unexpected or of a wrong shape, NaN,
+            infinity and negative variances are an error. Otherwise they are logged;
+            what does not fit is left out. Defaults to `True`.
         only: Parts to load, such as `("stage0", "stage1")`; the rest of the model
             keeps its weights. Defaults to `None`, the whole model.
 
@@ -51,10 +53,10 @@ def load_checkpoint(
     check_model(model)
     location = None
     if isinstance(source, Mapping):
-        state, layout = layouts.to_official(source)
+        state, layout = layouts.to_official(readers.from_dict(source))
     else:
         # The model needs no description, but a later call without a network may.
-        location = sources.locate(source, describe=None)
+        location = sources.locate(source, descriptions="cached if possible")
         state, layout = sources.read(location)
     activation = model.cvt_config.activation
     published = location is not None and location.record is not None

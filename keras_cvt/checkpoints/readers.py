@@ -5,13 +5,21 @@ opens no other file.
 """
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from keras_cvt._utils.errors import CheckpointError
-from keras_cvt.checkpoints import torch_pickle
+from keras_cvt.checkpoints import torch_pickle, wrappers
+
+# From protocol 4 the length of a frame comes first.
+_LEGACY_TORCH = re.compile(rb"\x80[\x02-\x05](?:\x95.{8})?\x8a\x0a", re.DOTALL)
+
+_MAX_HDF5_NAME = 1000
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -22,7 +30,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
             an HDF5 file of Keras.
 
     Returns:
-        A dict from names to arrays. bfloat16 becomes float32; other types stay.
+        A dict from names to arrays. Names in nested dicts of PyTorch are joined with
+        dots. bfloat16 becomes float32; other types stay.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -49,13 +58,38 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ) from error
 
 
+def from_dict(content: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the arrays of a dict in the form of `read_checkpoint`.
+
+    Args:
+        content: Arrays of numpy or tensors of PyTorch by name, also in nested dicts.
+
+    Raises:
+        CheckpointError: If a tensor cannot become a numpy array.
+    """
+
+    def to_array(value):
+        if not hasattr(value, "__array__"):
+            return None
+        try:
+            array = np.asarray(value)
+        except Exception as error:
+            raise CheckpointError(
+                "Expected numpy arrays, such as tensor.detach().cpu().float().numpy(). "
+                f"Received: {type(value).__name__}: {error}"
+            ) from error
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+    return wrappers.flatten(content, to_array)
+
+
 def _read(path, head):
     if head.startswith(b"PK\x03\x04"):
         return torch_pickle.state_dict(torch_pickle.read_zip(path))
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _read_hdf5(path)
-    # A pickle of protocol 2 that starts with torch's ten-byte magic number.
-    if head.startswith(b"\x80\x02\x8a\x0a"):
+    # A pickle of protocol 2 or later that starts with torch's ten-byte magic number.
+    if _LEGACY_TORCH.match(head):
         with path.open("rb") as file:
             return torch_pickle.state_dict(torch_pickle.read_legacy(file))
     if head[8:9] == b"{":
@@ -78,10 +112,7 @@ def _read_safetensors(path):
     import ml_dtypes  # noqa: F401  registers bfloat16 with numpy
     from safetensors.numpy import load_file
 
-    return {
-        name: a.astype(np.float32) if a.dtype.name == "bfloat16" else a
-        for name, a in load_file(path).items()
-    }
+    return from_dict(load_file(path))
 
 
 def _read_hdf5(path):
@@ -113,13 +144,16 @@ def _members(prefix, group):
     # Reversed, because the caller takes the last item first.
     for key in reversed(list(group)):
         name = f"{prefix}/{key}" if prefix else key
+        if len(name) > _MAX_HDF5_NAME:
+            raise CheckpointError(f"`{name[:50]}...` is nested too deep.")
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
             raise CheckpointError(f"`{name}` is a link to another place.")
         yield name, group[key]
 
 
 def _is_bfloat16(dataset):
-    return dataset.dtype.str == "|V2" and dataset.attrs.get("dtype") == "bfloat16"
+    # Keras also says so in an attribute, but reading a damaged one may never end.
+    return dataset.dtype.str == "|V2"
 
 
 def _check_dataset(name, dataset):

@@ -29,6 +29,7 @@ _PUSH_NEW = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
+    "EMPTY_SET": lambda: None,
 }
 _GET = frozenset(("GET", "BINGET", "LONG_BINGET"))
 _PUT = frozenset(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"))
@@ -81,9 +82,10 @@ def mapping(items: Iterable[tuple[object, object]] = ()) -> dict:
 
 
 def _set_item(target, key, value):
-    # Hashing nested tuples can take forever or overflow the C stack.
+    # Hashing nested tuples can take forever or overflow the C stack. No array has
+    # such a name.
     if key is not None and not isinstance(key, (str, int, float, bytes)):
-        raise CheckpointError(f"its pickle has a {type(key).__name__} as a key.")
+        return
     # Larger integers can be chosen to share one hash, which makes a dict very slow.
     if isinstance(key, int) and not -(2**60) < key < 2**60:
         raise CheckpointError("its pickle has an integer of over 60 bits as a key.")
@@ -144,6 +146,14 @@ class _Machine:
     def _dict(self):
         values = self._pop_mark()
         self.stack.append(mapping(zip(values[::2], values[1::2], strict=True)))
+
+    # No set holds arrays, so that its members are not needed.
+    def _additems(self):
+        self._pop_mark()
+
+    def _frozenset(self):
+        self._pop_mark()
+        self.stack.append(None)
 
     def _append(self):
         value = self.stack.pop()

@@ -9,7 +9,7 @@ import numpy as np
 from keras_cvt._utils import files
 from keras_cvt._utils.optional import require
 from keras_cvt.checkpoints import layouts, state_dict, transformers_format
-from keras_cvt.description import ModelDescription
+from keras_cvt.description import ModelDescription, other_layers
 from keras_cvt.models import CvTModel
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -33,8 +33,8 @@ def save_checkpoint(
             `"official"`.
 
     Raises:
-        ValueError: If the suffix or the layout is unknown, or transformers cannot
-            run the network.
+        ValueError: If the suffix or the layout is unknown, transformers cannot run
+            the network, or the model has layers that a checkpoint cannot express.
         ImportError: If the suffix needs PyTorch and it is not installed.
 
     Example:
@@ -54,6 +54,7 @@ def save_checkpoint(
             "`path` must end in .safetensors, .pth, .pt or .bin; the transformers "
             f"layout also takes a folder. Received: path={str(path)!r}"
         )
+    check_expressible(model, described=as_folder)
     if layout == "transformers":
         _check_transformers(model.cvt_config)
     if as_folder:
@@ -70,6 +71,7 @@ def write_described(
     The weights are in transformers' layout if transformers has such a network. The
     description defaults to the model's own.
     """
+    check_expressible(model)
     folder.mkdir(parents=True, exist_ok=True)
     description = description or model.description
     unfit = transformers_format.obstacles(model.cvt_config)
@@ -95,9 +97,8 @@ def write_state(model: CvTModel, path: Path, layout: str) -> None:
     if layout == "transformers":
         state = {layouts.to_transformers(key): a for key, a in state.items()}
     if path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
-
-        files.write_whole(path, lambda p: save_file(state, p, {"format": "pt"}))
+        metadata = {"format": "pt"}
+        files.write_whole(path, lambda p: files.save_safetensors(p, state, metadata))
         return
     purpose = f"Without PyTorch only .safetensors can be written: {path.suffix}"
     torch = require("torch", "torch", purpose)
@@ -105,7 +106,13 @@ def write_state(model: CvTModel, path: Path, layout: str) -> None:
     def save(temporary):
         # A file handle: torch would take a path's suffix into the archive.
         with open(temporary, "wb") as file:
-            torch.save({key: torch.from_numpy(a) for key, a in state.items()}, file)
+            try:
+                torch.save({key: torch.from_numpy(a) for key, a in state.items()}, file)
+            except RuntimeError as error:
+                # The archive that a full disk has cut fails once more.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     files.write_whole(path, save)
 
@@ -116,6 +123,29 @@ def check_model(model: CvTModel) -> None:
         raise ValueError(
             f"Expected a model of keras_cvt. Received: model={model!r} of type "
             f"{type(model).__name__}"
+        )
+
+
+def check_expressible(model: CvTModel, described: bool = True) -> None:
+    """Raise ValueError unless a checkpoint can express a model.
+
+    Args:
+        model: A model of keras_cvt.
+        described: Whether the network is built again from what is written. Otherwise
+            only the weights must be complete. Defaults to `True`.
+    """
+    check_model(model)
+    state_dict.official_variables(model)
+    others = [
+        layer.name
+        for layer in other_layers(model)
+        if described or getattr(layer, "weights", None)
+    ]
+    if others:
+        raise ValueError(
+            "Expected a network of keras_cvt and its head alone. Layers around it "
+            "cannot be part of a checkpoint: save the model as `.keras`, or save "
+            f"the network without them. Received: {model.name!r} with {others}"
         )
 
 

@@ -8,6 +8,7 @@ Published weights are converted once and kept in a cache.
 """
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ class Checkpoint:
         activation: What they were trained with, or None if the origin does not tell.
         class_names: The class names that came with them, or None.
         description: What `keras_cvt` wrote about the model beside them, or None.
+        problem_type: What transformers wrote about the outputs, or None.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Checkpoint:
     activation: str | None = None
     class_names: tuple[str, ...] | None = None
     description: ModelDescription | None = None
+    problem_type: str | None = None
 
     @property
     def classes(self) -> int | None:
@@ -117,6 +120,11 @@ class Location:
     cached: bool = False
     pinned: bool = False
 
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        """The files with the arrays: the checkpoint file, or its shards."""
+        return shards.shard_files(self.path)
+
 
 def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
     """Find, download if necessary, and read the weights that `weights` names.
@@ -145,12 +153,14 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
     )
     checkpoint = dataclasses.replace(checkpoint, **facts)
     if checkpoint.config is not None:
-        _check_size(checkpoint, shards.shard_files(location.path))
+        _check_size(checkpoint, location.files)
     return checkpoint
 
 
 def locate(
-    weights: str | os.PathLike, model: str | None = None, describe: bool | None = True
+    weights: str | os.PathLike,
+    model: str | None = None,
+    descriptions: client.Descriptions = "needed",
 ) -> Location:
     """Find the weights that `weights` names, and download them if necessary.
 
@@ -159,7 +169,7 @@ def locate(
     Args:
         weights: See `resolve`.
         model: See `resolve`.
-        describe: See `repository.download_checkpoint`. Defaults to `True`.
+        descriptions: See `repository.download_checkpoint`. Defaults to `"needed"`.
     """
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(
@@ -169,13 +179,13 @@ def locate(
     name, path = os.fspath(weights), Path(weights)
     if isinstance(weights, str) and name.startswith(client.SCHEME):
         repo_id, revision = client.split_revision(name)
-        return _in_repository(repo_id, revision, zoo.find_repo(repo_id), describe)
+        return _in_repository(repo_id, revision, zoo.find_repo(repo_id), descriptions)
     try:
         # First, so that a folder called "imagenet" cannot stand in for the weights. A
         # `Path` to it is no name.
         if isinstance(weights, str):
             record = zoo.find(name, model)
-            return _in_repository(record.repo, None, record, describe)
+            return _in_repository(record.repo, None, record, descriptions)
     except zoo.UnknownWeightsError:
         tag = not path.suffix and (not path.parts[1:] or path.parts[0] in zoo.MODELS)
         if tag and not path.exists():
@@ -185,9 +195,11 @@ def locate(
     return Location(path.name, client.find_checkpoint(path) if path.is_dir() else path)
 
 
-def _in_repository(repo_id, revision, record, describe):
+def _in_repository(repo_id, revision, record, descriptions):
     if record is None:
-        path = repository.download_checkpoint(repo_id, revision, describe=describe)
+        path = repository.download_checkpoint(
+            repo_id, revision, descriptions=descriptions
+        )
         source = client.SCHEME + "@".join(filter(None, (repo_id, revision)))
         return Location(source, path)
     if revision in (None, record.files.revision):
@@ -196,10 +208,10 @@ def _in_repository(repo_id, revision, record, describe):
             return Location(record.name, cached, record, cached=True)
         known = record.files
         path = repository.download_checkpoint(
-            repo_id, known.revision, known.sha256 or None, describe=False
+            repo_id, known.revision, known.sha256 or None, "unneeded"
         )
         return Location(record.name, path, record, pinned=True)
-    path = repository.download_checkpoint(repo_id, revision, describe=False)
+    path = repository.download_checkpoint(repo_id, revision, descriptions="unneeded")
     return Location(f"{client.SCHEME}{repo_id}@{revision}", path, record)
 
 
@@ -212,7 +224,11 @@ def read(location: Location) -> tuple[dict[str, np.ndarray], str]:
         CheckpointError: If the checkpoint cannot be read.
     """
     arrays: dict[str, np.ndarray] = {}
-    for path in shards.shard_files(location.path):
+    for path in location.files:
+        if not path.is_file() and path != location.path:
+            raise FileNotFoundError(
+                f"{location.path} lists {path.name!r:.200}, which is not beside it."
+            )
         arrays |= readers.read_checkpoint(path)
     if location.cached:
         from safetensors import safe_open
@@ -277,18 +293,13 @@ def _cached(record):
 def _keep(record, state, layout):
     # Two processes that convert at once write the same content to the same name, so
     # no lock is needed.
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    arrays = {key: np.ascontiguousarray(array) for key, array in state.items()}
     try:
         files.write_named(
             cache_folder(),
-            lambda path: save_file(arrays, path, metadata={"layout": layout}),
+            lambda path: files.save_safetensors(path, state, {"layout": layout}),
             lambda path: f"{_cache_stem(record)}.{files.sha256(path)[:32]}.safetensors",
         )
-    # safetensors has an error of its own for a full disk.
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         logger.warning(
             "The converted weights cannot be kept in %s and will be converted again "
             "at the next call: %s. Set KERAS_HOME to a folder that can be written.",

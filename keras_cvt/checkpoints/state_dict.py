@@ -38,7 +38,11 @@ class LoadReport:
         """Return the counts and one line for each key that was not loaded."""
         lines = [self._counts()]
         lines += [f"missing: {key}" for key in self.missing]
-        lines += [f"unexpected: {key}" for key in self.unexpected]
+        # Names of a file may hold anything, such as commands for a terminal.
+        lines += [
+            f"unexpected: {key if key.isprintable() else ascii(key)}"
+            for key in self.unexpected
+        ]
         for key, expected, found in self.mismatched:
             lines.append(f"wrong shape: {key} is {found}, the model has {expected}")
         return "\n".join(lines)
@@ -63,8 +67,13 @@ def official_variables(model: CvTModel) -> dict[str, keras.Variable]:
 
     Raises:
         CheckpointError: If a layer has variables that no checkpoint layout contains
-            (LoRA or quantization).
+            (a fused network, LoRA or quantization).
     """
+    if any(stage.fused for stage in model.stages):
+        raise CheckpointError(
+            "A checkpoint cannot contain the weights of a fused network. Save, load or "
+            f"push the model that was fused. Received: {model.name!r}, fused"
+        )
     variables = {}
     # There may be other layers before the first stage.
     parts = {layer.name: layer for layer in model.stages}
@@ -109,8 +118,9 @@ def assign(
     Args:
         model: A model of `keras_cvt`. It changes only after everything was checked.
         state: Official keys and shapes, as `layouts.to_official` returns them.
-        strict: Whether missing or unexpected keys and wrong shapes are an error.
-            Otherwise they are left out and logged. Defaults to `True`.
+        strict: Whether missing or unexpected keys, wrong shapes, NaN, infinity and
+            negative variances are an error. Otherwise they are logged; what does not
+            fit is left out. Defaults to `True`.
         only: Parts to load, such as `"stage0"`, `"norm"` or `"head"`. The rest of the
             model keeps its values. Defaults to `None`, all parts.
         fresh_head: Whether the head keeps its values if the checkpoint has no head or
@@ -120,8 +130,8 @@ def assign(
         The keys that were loaded, and those that were not.
 
     Raises:
-        CheckpointError: If `strict` and something does not fit. The error lists
-            everything that does not.
+        CheckpointError: If `strict` and something does not fit or holds such values.
+            The error lists everything that does.
         ValueError: If the model does not have one of the parts in `only`.
     """
     variables = official_variables(model)
@@ -170,6 +180,18 @@ def assign(
             f"The checkpoint does not fit {model.name}, which is unchanged:\n"
             + report.describe_rest()
         )
+    damaged = [key for key in report.loaded if _is_damaged(key, state[key])]
+    if damaged:
+        problem = (
+            "Expected finite weights and variances of at least 0. Received NaN, "
+            f"infinity or a negative variance in {len(damaged)} arrays: "
+            f"{', '.join(damaged[:10])}"
+        )
+        if strict:
+            raise CheckpointError(
+                f"{problem}. load_checkpoint(..., strict=False) loads them anyway."
+            )
+        logger.warning("%s", problem)
     if head:
         logger.warning(
             "The head of %d classes starts fresh: the checkpoint has %s.",
@@ -182,6 +204,13 @@ def assign(
         array = layouts.to_keras_shape(state[key], layouts.is_depthwise(key))
         variables[key].assign(array)
     return report
+
+
+def _is_damaged(key, array):
+    with np.errstate(over="ignore"):  # of float64
+        array = array.astype(np.float32, copy=False)
+    negative = key.endswith(".running_var") and bool((array < 0).any())
+    return negative or not np.isfinite(array).all()
 
 
 def extract(model: CvTModel) -> dict[str, np.ndarray]:

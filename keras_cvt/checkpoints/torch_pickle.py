@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 
 from keras_cvt._utils.errors import CheckpointError
-from keras_cvt.checkpoints import safe_pickle
+from keras_cvt.checkpoints import safe_pickle, wrappers
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -88,7 +88,9 @@ class _Tensor:
 _MAX_DIMENSIONS = 64  # of numpy arrays
 
 
-def _rebuild_tensor(storage, offset, shape, stride, _grad, _hooks, metadata=None):
+def _rebuild_tensor(
+    storage, offset, shape, stride, _grad=None, _hooks=None, metadata=None
+):
     # Metadata such as a pending negation would change the numbers.
     if metadata:
         raise CheckpointError("a tensor is a lazy view. Save its clone instead.")
@@ -124,11 +126,49 @@ def _rebuild_parameter(tensor, *_):
     return tensor
 
 
+def _rebuild_with_attributes(function, _type, arguments, _attributes):
+    if function not in (_rebuild_tensor, _rebuild_parameter):
+        raise CheckpointError("a tensor is made in an unknown way.")
+    return function(*arguments)
+
+
+def _ignore(*_):
+    """Stand for anything that is not a tensor, a dict or a part of one of them."""
+
+
+# What `torch.load(weights_only=True)` reads as well; the dtypes are those of PyTorch.
+_IGNORED = {
+    ("collections", "Counter"),
+    ("torch", "Tensor"),
+    ("torch", "device"),
+    ("torch.nn.parameter", "Parameter"),
+    ("torch.serialization", "_get_layout"),
+    ("_codecs", "encode"),
+    *(
+        (module, name)
+        for module in ("builtins", "__builtin__")
+        for name in ("bytearray", "complex", "frozenset", "set")
+    ),
+    *(
+        ("torch", name)
+        for name in (
+            "bfloat16 bits16 bits1x8 bits2x4 bits4x2 bits8 bool complex128 complex32 "
+            "complex64 float16 float32 float4_e2m1fn_x2 float64 float8_e4m3fn "
+            "float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu int16 int32 "
+            "int64 int8 qint32 qint8 quint2x4 quint4x2 quint8 uint16 uint32 uint64 "
+            "uint8"
+        ).split()
+    ),
+}
 _GLOBALS = {
+    **dict.fromkeys(_IGNORED, _ignore),
     ("collections", "OrderedDict"): safe_pickle.mapping,
     ("torch", "Size"): _size,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_with_attributes,
 } | {("torch", name): _StorageType(name) for name in _STORAGE_DTYPES}
 
 
@@ -292,34 +332,19 @@ def state_dict(content: object) -> dict[str, np.ndarray]:
 
     Args:
         content: The result of `read_zip` or `read_legacy`: a state dict, or a training
-            checkpoint that has one under a key such as `state_dict`. The prefixes
-            `module.` and `_orig_mod.` of models wrapped for training are removed.
+            checkpoint that has one in it, beside any plain data.
+
+    Returns:
+        A dict from names to arrays. Names in nested dicts are joined with dots.
 
     Raises:
-        CheckpointError: If it is not a state dict.
+        CheckpointError: If there are no tensors.
     """
+    arrays = {}
     if isinstance(content, dict):
-        for key in ("state_dict", "model_state_dict", "model", "net", "module"):
-            if _has_tensors(content.get(key)):
-                content = content[key]
-                break
-    if not isinstance(content, dict) or not _has_tensors(content):
+        arrays = wrappers.flatten(
+            content, lambda value: value.numpy() if isinstance(value, _Tensor) else None
+        )
+    if not arrays:
         raise CheckpointError("expected a state dict: names and their tensors.")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-            raise CheckpointError(
-                "expected a state dict: names and their tensors. Received: "
-                f"{str(name)[:100]!a} of type {type(tensor).__name__}"
-            )
-    arrays = {name: tensor.numpy() for name, tensor in content.items()}
-    # Both orders occur: a compiled model may be wrapped, or a wrapped model compiled.
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if all(name.startswith(prefix) for name in arrays):
-            arrays = {name.removeprefix(prefix): a for name, a in arrays.items()}
     return arrays
-
-
-def _has_tensors(value):
-    return isinstance(value, dict) and any(
-        isinstance(entry, _Tensor) for entry in value.values()
-    )

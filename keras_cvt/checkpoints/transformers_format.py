@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_cvt._utils.errors import CheckpointError
-from keras_cvt.config import CvTConfig
+from keras_cvt.config import CvTConfig, id_maps
 from keras_cvt.description import ACTIVATIONS, ModelDescription
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -24,6 +24,12 @@ DESCRIPTION_KEY = "keras_cvt"
 # Without our part, how images are made, if transformers has no such transform.
 _TRANSFORM_KEY = "eval_transform"
 _MAX_JSON_BYTES = 4 * 2**20
+# What transformers calls the answers of a description.
+_PROBLEM_TYPES = {
+    "class": "single_label_classification",
+    "decisions": "multi_label_classification",
+    "values": "regression",
+}
 # What the name of a model that is loaded from a file may not contain.
 _ODD = re.compile(r"[^\w.-]")
 # Pixels of one side. Images are made that large before a network sees them.
@@ -44,12 +50,32 @@ def obstacles(config: CvTConfig) -> str:
         config.to_transformers(classes=0)
     except ValueError as error:
         return str(error)
-    projections = sorted({stage.projection for stage in config.stages} - {"dw_bn"})
-    if not projections:
+    unfit = [
+        f"stage {i} needs projection 'dw_bn', not {stage.projection!r}"
+        for i, stage in enumerate(config.stages)
+        if stage.projection != "dw_bn"
+    ]
+    # It looks up a drop path rate of stage i by i, not by block.
+    unfit += [
+        f"stage {i} needs a depth of more than {i}, not {stage.depth}"
+        for i, stage in enumerate(config.stages)
+        if stage.depth <= i
+    ]
+    # Its classifier always asks for the class token, and makes every one as wide as the
+    # last stage.
+    if not config.stages[-1].cls_token:
+        unfit.append("the last stage needs a class token")
+    width = config.stages[-1].embed_dim
+    unfit += [
+        f"stage {i} needs {width} channels for its class token, not {stage.embed_dim}"
+        for i, stage in enumerate(config.stages)
+        if stage.cls_token and stage.embed_dim != width
+    ]
+    if not unfit:
         return ""
     return (
-        "transformers' CvT runs with projection 'dw_bn' only; save this model with "
-        f"layout='official'. Received: {projections}"
+        "transformers' CvT cannot run this network; save it with layout='official'. "
+        f"Received: {', '.join(unfit)}"
     )
 
 
@@ -62,15 +88,14 @@ def description_files(description: ModelDescription) -> dict[str, dict[str, Any]
     model normalises its images itself: of other models nobody knows how it is done.
     """
     config, classes = description.config, description.classes
-    names = description.class_names or [f"LABEL_{i}" for i in range(classes)]
     values = {"model_type": "keras_cvt", "num_channels": description.channels}
     if config is not None and not obstacles(config):
         height = description.eval_transform.image_size[0]
         values = config.to_transformers(classes, description.channels, height)
-    values |= {
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-    }
+        if classes and description.answers != "class":
+            # transformers' pipelines would compute a softmax otherwise.
+            values["problem_type"] = _PROBLEM_TYPES[description.answers]
+    values |= id_maps(description.class_names, classes)
     if description.activation in (*ACTIVATIONS, None):
         # The class names stand above.
         plain = _ODD.sub("_", description.name)[:100] or "cvt"
@@ -80,7 +105,7 @@ def description_files(description: ModelDescription) -> dict[str, dict[str, Any]
         values[_TRANSFORM_KEY] = description.eval_transform.to_dict()
     files = {"config.json": values}
     processor = to_transformers(description.eval_transform)
-    if processor and description.include_preprocessing:
+    if processor and description.value_range is not None:
         files[FILE] = processor
     return files
 
@@ -133,6 +158,7 @@ def read_facts(
     if not layout.startswith("transformers"):
         return {}
     facts = {"activation": json_config.get("activation"), "class_names": names}
+    facts["problem_type"] = _problem_type(json_config)
     processor = _read_beside(path.with_name(FILE), layout)
     facts["eval_transform"] = read_transform(json_config, processor)
     if facts["activation"] is None:
@@ -146,6 +172,16 @@ def read_facts(
     if "embed_dim" in json_config:
         facts["config"] = CvTConfig.from_transformers(json_config)
     return facts
+
+
+def _problem_type(json_config):
+    found = json_config.get("problem_type")
+    if found not in (None, *_PROBLEM_TYPES.values()):
+        raise CheckpointError(
+            f"Expected in config.json a problem_type among "
+            f"{tuple(_PROBLEM_TYPES.values())}. Received: {str(found)[:100]}"
+        )
+    return found
 
 
 def _read_beside(path, layout):
@@ -182,7 +218,7 @@ def read_class_names(
             len(id2label),
         )
         return None
-    return tuple(str(id2label.get(str(i), f"class {i}")) for i in range(classes))
+    return tuple(str(id2label.get(str(i)) or f"class {i}") for i in range(classes))
 
 
 def _own_description(json_config, classes, channels):

@@ -12,7 +12,6 @@ from keras_cvt._utils.optional import require, tf
 from keras_cvt.cli import arguments, loading
 from keras_cvt.deploy import formats
 from keras_cvt.description import ModelDescription
-from keras_cvt.preprocessing import preprocess_input
 
 
 def add_export(command: argparse.ArgumentParser) -> None:
@@ -105,7 +104,7 @@ def run_export(options: argparse.Namespace) -> int:
         options.out,
         variant.name,
         fuse=not options.no_fuse,
-        representative_images=_read(options.representative, transform),
+        representative_images=arguments.read_images(options.representative, transform),
         batch_size=options.batch_size,
         image_size=size,
     )
@@ -123,6 +122,9 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def _compare(options, model, path):
     described = ModelDescription.from_dict(deploy.read_metadata(path))
+    if described.outputs == "logits":
+        # Python exports the head as it is.
+        model = model.with_activation(None)
     transform = model.eval_transform.at_size(*described.image_size)
     images = _images(options, transform, described.channels)
     return _print_result(options, deploy.verify(model, path, images))
@@ -146,7 +148,7 @@ def run_benchmark(options: argparse.Namespace) -> int:
         options.formats,
         batch_size=options.batch_size,
         threads=options.threads,
-        representative_images=_read(options.representative, transform),
+        representative_images=arguments.read_images(options.representative, transform),
         progress=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
     )
     if options.plot is not None:
@@ -176,10 +178,5 @@ def _set_tensorflow_threads(threads):
 def _images(options, transform, channels, count=8):
     """Return the images to compare on: those of `--images`, or synthetic ones."""
     if options.images:
-        return _read(options.images, transform)
+        return arguments.read_images(options.images, transform)
     return deploy.made_up_images(*transform.image_size, channels, count)
-
-
-def _read(names, transform):
-    """Return the named images, prepared for a model, or None if there are none."""
-    return preprocess_input(arguments.image_paths(names), transform) if names else None

@@ -6,6 +6,7 @@ import json
 from keras_cvt import zoo
 from keras_cvt._utils.tables import render
 from keras_cvt.cli import arguments, loading
+from keras_cvt.description import find_preprocessing
 from keras_cvt.profile import profile
 
 
@@ -38,7 +39,9 @@ def run_info(options: argparse.Namespace) -> int:
     """Print the parts of a model; return the exit status."""
     if loading.is_keras_file(options.model):
         model = loading.load_file(options.model)
-        config, classes, channels = model.cvt_config, model.classes, model.channels
+        config, classes = model.cvt_config, model.classes
+        # Layers in front may take images of another number of channels.
+        channels = find_preprocessing(model)[1][0].shape[-1]
         if not classes:
             raise ValueError(
                 "Expected a model with a head, not a backbone. "

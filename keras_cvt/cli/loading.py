@@ -1,7 +1,11 @@
 """The model that the options of a command describe."""
 
 import argparse
+import codecs
+import collections
+import io
 import json
+import sys
 from pathlib import Path
 
 import keras
@@ -9,6 +13,7 @@ import keras
 from keras_cvt import builders, zoo
 from keras_cvt.checkpoints import sources
 from keras_cvt.config import CvTConfig
+from keras_cvt.data.folders import first_few
 from keras_cvt.models import CvTModel
 
 
@@ -23,6 +28,8 @@ def load_file(path: str) -> CvTModel:
     Raises:
         ValueError: If there is no such file or it is not a model of keras_cvt.
     """
+    if not Path(path).is_file():  # Keras would look for it on the web
+        raise _unknown(path)
     model = keras.models.load_model(path)
     if not isinstance(model, CvTModel):
         raise ValueError(f"Expected a model of keras_cvt. Received: {path}")
@@ -37,23 +44,31 @@ def config(name: str) -> CvTConfig:
     """
     if name in zoo.MODELS:
         return zoo.MODELS[name]
-    if not Path(name).is_file():
-        raise ValueError(
-            f"Expected one of {', '.join(zoo.MODELS)}, or the path of a config.json or "
-            f".keras file. Received: {name}"
-        )
     if is_keras_file(name):
         return load_file(name).cvt_config
-    return CvTConfig.from_json(Path(name))
+    if not Path(name).is_file():
+        raise _unknown(name)
+    try:
+        return CvTConfig.from_json(Path(name))
+    except UnicodeDecodeError:
+        raise _unknown(name) from None
+
+
+def _unknown(name):
+    return ValueError(
+        f"Expected one of {', '.join(zoo.MODELS)}, or the path of a config.json or "
+        f".keras file. Received: {name}"
+    )
 
 
 def classifier(options: argparse.Namespace) -> CvTModel:
     """Return the classifier that `--model`, `--weights` and `--class-names` describe.
 
-    It takes pixels of 0-255. If its head gives logits, it gets a softmax.
+    It takes RGB of 0-255. If its head gives logits, it gets a softmax, or a sigmoid if
+    it has one output.
 
     Raises:
-        ValueError: If the model is not a classifier or takes normalised images.
+        ValueError: If the model is not a classifier or takes other images.
     """
     if is_keras_file(options.model):
         if options.weights is not None:
@@ -66,32 +81,58 @@ def classifier(options: argparse.Namespace) -> CvTModel:
     described = model.description
     if not described.is_classifier:
         raise ValueError(
-            "Expected a classifier, not a backbone or a regression model. "
-            f"Received: {options.model}, whose outputs are {described.outputs}"
+            "Expected a classifier, not a backbone, a regression model or a softmax "
+            f"over one output. Received: {options.model}, whose outputs are "
+            f"{described.outputs} ({described.activation}, {described.classes} outputs)"
         )
-    if not described.include_preprocessing:
-        raise ValueError(
-            "The command line feeds pixels of 0-255. This model was built with "
-            "`include_preprocessing=False` and takes normalised images. "
-            f"Received: {options.model}"
-        )
-    if described.outputs == "logits":
-        model = model.with_activation("softmax")
+    described.check_photos()
+    if described.score_activation is not None:
+        model = model.with_activation(described.score_activation)
     if options.class_names:
         try:
-            model.class_names = _read_class_names(options.class_names)
+            model.class_names = read_class_names(options.class_names)
         except ValueError as error:
             raise ValueError(f"{options.class_names}: {error}") from None
     return model
 
 
 def _build(name, weights):
+    # First, so that a wrong name costs no download.
+    network = config(name)
     checkpoint = sources.resolve(weights, name if name in zoo.MODELS else None)
     if checkpoint.classes is None:
         raise ValueError(f"Expected weights with a head. Received: {weights}")
-    return builders.CvT(config(name), weights=checkpoint, classes=checkpoint.classes)
+    return builders.CvT(network, weights=checkpoint, classes=checkpoint.classes)
 
 
-def _read_class_names(path):
-    text = Path(path).read_text(encoding="utf-8")
-    return json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+def read_class_names(path: str) -> list[str]:
+    """Return the class names in a file: one on each line, or a JSON list.
+
+    Lines without a name do not count. If classes share a name, a line says so.
+
+    Raises:
+        ValueError: If the text is neither UTF-8 nor UTF-16 with a byte order mark.
+    """
+    content = Path(path).read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    # UTF-16 without its mark passes as UTF-8, with this character in it.
+    if "\0" in text:
+        raise ValueError(
+            "Expected text in UTF-8, or in UTF-16 with a byte order mark. Save the "
+            f"file in UTF-8. Received: {content[:40]!r}"
+        )
+    if text.lstrip().startswith("["):
+        names = json.loads(text)
+    else:
+        lines = (line.strip() for line in io.StringIO(text, newline=None))
+        names = [line for line in lines if line]
+    counts = collections.Counter(map(str, names))
+    doubled = [name for name, count in counts.items() if count > 1]
+    if doubled:
+        several = f"several classes are called {first_few(doubled)}"
+        print(f"keras-cvt: {several}", file=sys.stderr)
+    return names

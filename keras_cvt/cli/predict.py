@@ -2,14 +2,14 @@
 
 import argparse
 import json
-import sys
 
 import numpy as np
 from tqdm import tqdm
 
 from keras_cvt._utils.tables import render
 from keras_cvt.cli import arguments, loading
-from keras_cvt.preprocessing import preprocess_input
+from keras_cvt.data.folders import printable
+from keras_cvt.preprocessing.images import preprocess_files
 from keras_cvt.preprocessing.predictions import imagenet_classes
 
 
@@ -43,14 +43,17 @@ def run_predict(options: argparse.Namespace) -> int:
         print(json.dumps(results, indent=2))
     else:
         rows = [
-            [row["image"] if i == 0 else "", entry["label"], 100 * entry["score"]]
+            [
+                printable(row["image"]) if i == 0 else "",
+                entry["label"],
+                100 * entry["score"],
+            ]
             for row in results
             for i, entry in enumerate(row["predictions"])
         ]
         if rows:
             print(render(["image", "label", "score %"], rows))
-    for path, error in unreadable:
-        print(f"keras-cvt: skipped {path}: {error}", file=sys.stderr)
+    arguments.print_skipped(unreadable)
     return 1 if unreadable else 0
 
 
@@ -65,13 +68,8 @@ def _classes(model):
 
 
 def _classify(model, classes, paths, top, unreadable):
-    readable, images = [], []
-    for path in paths:
-        try:
-            images.append(preprocess_input(path, model)[0])
-            readable.append(path)
-        except (ValueError, OSError) as error:
-            unreadable.append((path, error))
+    images, readable, failed = preprocess_files(paths, model)
+    unreadable += failed
     if not images:
         return []
     scores = model.predict(np.stack(images), verbose=0)

@@ -75,6 +75,8 @@ class Augmentation(JsonFields):
         `AUG` in `experiments/imagenet/cvt/*.yaml` of the official code.
     """
 
+    _needs_all = True
+
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     crop_aspect: tuple[float, float] = (3 / 4, 4 / 3)
     crop_padding: int = 0

@@ -1,4 +1,4 @@
-"""Folders of images: `<split>/<class>/.../<image>`."""
+"""Folders of images: `<split>/<class>/.../<image>`, or images anywhere in a folder."""
 
 import collections
 import logging
@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_cvt.data.images import SUFFIXES
-
 logger = logging.getLogger(__name__)
 
+# Files that are taken for images, in lower or upper case.
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Other names that a split may have.
 SPLITS = {"validation": ("validation", "val", "test")}
 _SHOWN = 5
@@ -42,7 +42,8 @@ def find_images(folder: Path) -> dict[str, list[str]]:
     Classes are sorted by name, or by number if all are numbers.
 
     Raises:
-        ValueError: If there is no class folder, or a class has no image.
+        ValueError: If there is no class folder, if a class has no image, or if its
+            name is not UTF-8.
     """
     names = _subfolders(folder)
     if names and all(name.isascii() and name.isdigit() for name in names):
@@ -54,7 +55,18 @@ def find_images(folder: Path) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
     ignored: collections.Counter[str] = collections.Counter()
     for name in names:
-        files[name], others = _class_images(folder / name)
+        if printable(name) != name:
+            raise ValueError(
+                "The names of class folders become class names, which must be UTF-8. "
+                f"Received: {name!r} in {folder}"
+            )
+        files[name], others = list_images(folder / name)
+        if not files[name]:
+            raise ValueError(
+                f"The class folder {folder / name} holds no image "
+                f"({', '.join(SUFFIXES)}). Received: "
+                f"{_suffix_counts(others) if others else 'no file'}"
+            )
         ignored += others
     if ignored:
         logger.warning(
@@ -64,23 +76,41 @@ def find_images(folder: Path) -> dict[str, list[str]]:
     return files
 
 
-def _class_images(folder):
-    """Return the images' paths, and the number of other files by suffix."""
-    files, others = [], collections.Counter()
-    for directory, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(filter(_visible, folders))
-        for name in sorted(filter(_visible, names)):
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES:
-                files.append(os.path.join(directory, name))
+def list_images(folder: Path) -> tuple[list[str], collections.Counter[str]]:
+    """Return the sorted paths of the images in a folder and in those below it.
+
+    This is the rule of all pipelines and commands. Hidden files and folders are
+    ignored. Links are followed, but no folder is read twice.
+
+    Returns:
+        The paths, and the number of other files by suffix.
+    """
+    files: list[str] = []
+    others: collections.Counter[str] = collections.Counter()
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+
+    def walk(directory):
+        real = os.path.realpath(directory)
+        if real in seen:
+            return
+        seen.add(real)
+        below = []
+        for entry in _visible(directory):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            # A link to nothing is an image that cannot be read; a pipe is no image.
+            is_file = entry.is_file() or (
+                entry.is_symlink() and not os.path.exists(entry.path)
+            )
+            if entry.is_dir():
+                below.append(entry.path)
+            elif is_file and suffix in SUFFIXES:
+                files.append(entry.path)
             else:
                 others[suffix or "no suffix"] += 1
-    if not files:
-        raise ValueError(
-            f"The class folder {folder} holds no image that TensorFlow reads "
-            f"({', '.join(SUFFIXES)}). Received: "
-            f"{_suffix_counts(others) if others else 'no file'}"
-        )
+        for path in below:
+            walk(path)
+
+    walk(folder)
     return files, others
 
 
@@ -89,12 +119,27 @@ def _suffix_counts(counter):
 
 
 def _subfolders(folder):
-    return sorted(e.name for e in folder.iterdir() if e.is_dir() and _visible(e.name))
+    """Return the sorted names of the folders in a folder, without links back up."""
+    above = os.path.join(os.path.realpath(folder), "")
+    return [
+        entry.name
+        for entry in _visible(folder)
+        if entry.is_dir()
+        and not above.startswith(os.path.join(os.path.realpath(entry.path), ""))
+    ]
 
 
-def _visible(name):
-    # macOS leaves .DS_Store, and on other file systems ._x.jpg beside x.jpg.
-    return not name.startswith(".")
+def _visible(folder):
+    """Return the entries of a folder, sorted by name; they know what they are."""
+    with os.scandir(folder) as entries:
+        # macOS leaves .DS_Store, and on other file systems ._x.jpg beside x.jpg.
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def printable(path: str | os.PathLike) -> str:
+    r"""Return a path as text, with the bytes of it that are not UTF-8 as `\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def first_few(names: Sequence[object]) -> str:

@@ -1,13 +1,11 @@
-"""Reading and decoding of image files with TensorFlow."""
+"""Reading and decoding of image files in `tf.data`."""
 
 import os
 from collections.abc import Callable
 from typing import Any
 
 from keras_cvt._utils.optional import tf
-
-# Files that `tf.io.decode_image` reads.
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+from keras_cvt.preprocessing import decoding
 
 
 def parallel_map(
@@ -41,10 +39,10 @@ def read_files(files: "tf.data.Dataset") -> "tf.data.Dataset":
 
 
 def decode_image(encoded: "tf.Tensor", channels: int, ratio: int = 1) -> "tf.Tensor":
-    """Decode an image as PIL does, or the first frame of an animation.
+    """Decode an image as `preprocess_input` reads it.
 
     Args:
-        encoded: The content of a JPEG, PNG, BMP or GIF file, a scalar string.
+        encoded: The content of a file in a format that Pillow reads, a scalar string.
         channels: 3, or 1 for the grey values of PIL's mode "L".
         ratio: 1, 2, 4 or 8: JPEG is decoded at 1 / `ratio` of its size. Defaults to
             `1`.
@@ -52,23 +50,14 @@ def decode_image(encoded: "tf.Tensor", channels: int, ratio: int = 1) -> "tf.Ten
     Returns:
         uint8 (H, W, channels).
     """
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: tf.io.decode_jpeg(
-            encoded, 3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-        ),
-        lambda: tf.io.decode_image(encoded, 3, expand_animations=False),
-    )
-    image.set_shape((None, None, 3))
-    # TensorFlow itself cannot decode CMYK JPEG, BMP and GIF to one channel.
+    image = decoding.decode(encoded, ratio=ratio)
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
 def find_readable(examples: "tf.data.Dataset") -> "tf.data.Dataset":
     """Try to decode each image, and return those that can be decoded.
 
-    It uses the decoder of training, because PIL's differs: PIL reads BMP of one bit,
-    and PNG without an end.
+    It uses the decoder of training: PIL alone would read PNG without an end.
 
     Args:
         examples: (encoded image, label).

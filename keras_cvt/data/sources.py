@@ -24,7 +24,7 @@ class ImageSource:
 
     Attributes:
         examples: A finite `tf.data.Dataset` of (encoded image, label), scalars of
-            string and int64. Images are JPEG, PNG, BMP or GIF.
+            string and int64. Images are files of a format that Pillow reads.
         count: Number of images.
         class_names: Name of each label.
         corrupt: Names of the images that were left out because they cannot be
@@ -58,15 +58,21 @@ def open_source(
 ) -> ImageSource:
     """Find the images of a split, and check them.
 
+    The pipelines read an image as `keras_cvt.preprocess_input` does: transparency is
+    dropped, 16 bits become 8, an animation is its first frame, and an EXIF orientation
+    is not applied. TensorFlow decodes JPEG and PNG, Pillow other formats, more slowly.
+
     Args:
         source: One of
 
-            - a folder of images, as `<split>/<class>/<image>`: `train/cat/1.jpg`. A
-              class folder may have subfolders. Hidden files are ignored, links are
-              followed. Classes are sorted by name, as in torchvision's `ImageFolder`.
-              If all names are numbers, they are sorted by number: with the folders
-              `0` to `999` of ImageNet-V2 sorted as text, nearly every image would get
-              a wrong label.
+            - a folder of images, as `<split>/<class>/<image>`: `train/cat/1.jpg`.
+              Images are JPEG, PNG, BMP, GIF, WebP and TIFF files, by their suffix. A
+              class folder may have subfolders. Hidden files and folders are ignored.
+              Links are followed, but no folder is read twice for a class. Classes are
+              sorted by name, as in torchvision's `ImageFolder`. If all names are
+              numbers, they are sorted by number (`1`, `2`, `10`): with the folders `0`
+              to `999` of ImageNet-V2 sorted as text, nearly every image would get a
+              wrong label.
             - the directory of a prepared data set of TensorFlow Datasets, which has a
               file `dataset_info.json`,
             - the name of such a data set: `"cifar10"`,
@@ -79,8 +85,8 @@ def open_source(
             a model was trained with. Classes are matched by name; not all need to be
             present. Defaults to `None`, the classes that are found.
         check_images: Whether to decode each image once, and to leave out and report
-            those that cannot be decoded. Otherwise such an image stops the training.
-            Defaults to `True`.
+            those that cannot be decoded or have too many pixels. Otherwise such an
+            image stops the training. Defaults to `True`.
         download: Whether TensorFlow Datasets may download and prepare the data.
             Defaults to `True`.
 
@@ -125,10 +131,12 @@ def _open_folder(folder, class_names):
     images = folders.find_images(folder)
     new_labels, names = _match_classes(list(images), class_names, folder)
     labels = np.repeat(new_labels, [len(paths) for paths in images.values()])
-    paths = [path for paths in images.values() for path in paths]
+    # As bytes: names may be in any encoding.
+    paths = [os.fsencode(path) for paths in images.values() for path in paths]
     files = tf.data.Dataset.from_tensor_slices((paths, labels))
     examples = read_files(files)
-    return ImageSource(examples, len(paths), names, files=files, name=str(folder))
+    name = folders.printable(folder)
+    return ImageSource(examples, len(paths), names, files=files, name=name)
 
 
 def _open_dataset(builder, split, count, class_names):

@@ -1,7 +1,7 @@
 """From a model to a fast, verified file: fuse, export, verify, benchmark."""
 
 from keras_cvt.deploy.benchmarking import FORMATS, benchmark
-from keras_cvt.deploy.exporting import export
+from keras_cvt.deploy.exporting import ExportError, export
 from keras_cvt.deploy.fusion import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.metadata import read as read_metadata
@@ -12,6 +12,7 @@ from keras_cvt.deploy.verification import Verification, verify
 __all__ = [
     "FORMATS",
     "Benchmark",
+    "ExportError",
     "Measurement",
     "Verification",
     "benchmark",

@@ -19,6 +19,7 @@ from keras_cvt.deploy.exporting import check_backend, check_representative
 from keras_cvt.deploy.file_format import Runtime
 from keras_cvt.deploy.fusion import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement
+from keras_cvt.deploy.precision import in_float32
 from keras_cvt.deploy.subprocess_export import export_in_subprocess
 from keras_cvt.deploy.verification import checked, compare, outputs
 from keras_cvt.models import CvTModel
@@ -49,6 +50,7 @@ def benchmark(
 ) -> Benchmark:
     """Export a model in every format and compare each file with the model.
 
+    A model in mixed precision is measured in float32, as it is exported.
     Each file is judged like in `keras_cvt.deploy.verify`. The files are fused, and
     exported for the size of the images and `batch_size`, each in its own process. A
     format whose converter or runtime is not installed is skipped. If a converter or
@@ -95,6 +97,7 @@ def benchmark(
         _check_new(Path(folder), names)
     class_names = labels if class_names is None else class_names
     description = metadata.describe(model, class_names, source_weights)
+    model = in_float32(model)
     about = metadata.assemble(description, None, None, fused=False)
     images = checked(images, about["input"])
     if len(images) < batch_size:

@@ -1,5 +1,6 @@
 """Write a model as a file that runs without keras_cvt."""
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,17 @@ from keras_cvt._utils import validation
 from keras_cvt._utils.files import staged
 from keras_cvt.deploy import formats, metadata
 from keras_cvt.deploy.file_format import ExportOptions, Variant, has_shape
-from keras_cvt.deploy.fused_layers import FusedStage
 from keras_cvt.deploy.fusion import fuse as fuse_model
+from keras_cvt.deploy.precision import in_float32
+from keras_cvt.description import other_layers
 from keras_cvt.models import CvTModel
+
+# Converters that are not Python raise errors of their own with these words.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+class ExportError(ValueError):
+    """A converter failed, or cannot express the network."""
 
 
 def export(
@@ -34,6 +43,8 @@ def export(
 ) -> dict[str, Any]:
     """Write a model as a file (or folder) for another runtime.
 
+    A file computes in float32, also that of a model in mixed precision, unless its
+    `quantization` says otherwise.
     The file is written under a temporary name and renamed when it is complete. If
     anything fails, an earlier file stays as it was. The file carries metadata: the
     model's description, the quantization and versions.
@@ -44,7 +55,7 @@ def export(
         path: Where to write: `.tflite`, `.onnx`, `.xml` (OpenVINO puts a `.bin` file
             beside it), or a folder for a SavedModel.
         format: A SavedModel (`"tf_saved_model"`) needs only TensorFlow. From a
-            classifier that takes pixels it also gets the signature
+            classifier that takes RGB of 0-255 it also gets the signature
             `classify_encoded`: from JPEG or PNG bytes to class names and scores. The
             other formats are `"litert"`, `"onnx"` and `"openvino"`. The quantization
             may be part of the name, as in `"litert_int8"`. Defaults to `None`, which
@@ -73,8 +84,9 @@ def export(
         The metadata that the file carries.
 
     Raises:
-        ValueError: If an argument is out of range, the model is not a CvT or the Keras
-            backend is not TensorFlow.
+        ValueError: If an argument is out of range, the model is not a CvT or is
+            quantized by Keras, or the Keras backend is not TensorFlow.
+        ExportError: If the converter fails. It is a ValueError.
         ImportError: If a converter is missing. The message names the extra.
         OSError: If the file cannot be written.
 
@@ -94,14 +106,31 @@ def export(
     validation.check_int(1, top=top)
     shape = _shape(model, description, variant, batch_size, image_size)
     images = check_representative(representative_images, variant, shape)
-    network = fuse_model(model) if fuse else model
+    network = in_float32(model)
+    network = fuse_model(network) if fuse else network
     transform = description.eval_transform.at_size(*shape[1:3])
     description = description.replace(image_size=shape[1:3], eval_transform=transform)
-    fused = isinstance(network.stages[0], FusedStage)
+    fused = network.stages[0].fused
     values = metadata.assemble(description, shape[0], variant, fused)
     options = ExportOptions(shape, description, values, images, top)
     with staged(path) as target:
-        variant.format.write(network, target, options)
+        try:
+            variant.format.write(network, target, options)
+        except (OSError, ImportError, MemoryError):
+            raise
+        # A converter may raise any error, often with pages of its own stack.
+        except Exception as error:
+            for code in _DISK_ERRORS:
+                if os.strerror(code) in str(error):
+                    raise OSError(code, os.strerror(code), str(path)) from error
+            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+            others = [layer.name for layer in other_layers(model)]
+            around = f" Layers around the network: {others}." if others else ""
+            raise ExportError(
+                f"{variant.title} cannot express this network, or its converter "
+                f"failed; try another format.{around} "
+                f"Received: {type(error).__name__}: {lines[0][:300]}"
+            ) from error
     return values
 
 

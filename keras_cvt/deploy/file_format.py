@@ -107,7 +107,8 @@ class FileFormat:
         default_batch_size: Number of images per call; None for any number.
         runtime: The module that runs it, if it is an optional one. The extra of
             keras_cvt that installs it has the format's name.
-        usage: How to run a file, as Markdown with the fields `{path}` and `{size}`.
+        usage: How to run a file, as Markdown with the fields `{path}`, `{size}`,
+            `{values}` and `{channels}`.
     """
 
     name: str

@@ -214,6 +214,8 @@ class FusedStage(ConvTransformerStage):
         (B, embed_dim).
     """
 
+    fused = True
+
     def __init__(self, *args, token_only: bool = False, **kwargs):
         # Before the parent's `__init__`, which creates the blocks.
         self.token_only = token_only

@@ -1,5 +1,7 @@
 """Fold a network into one with fewer operations, for inference."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 
@@ -35,7 +37,7 @@ def fuse(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If `model` is not a functional model, has no CvT stage, or has
-            stages that are quantized or have LoRA weights.
+            layers that are quantized or have LoRA weights.
 
     Example:
         >>> fused = keras_cvt.deploy.fuse(keras_cvt.CvT13(weights=None))
@@ -43,31 +45,51 @@ def fuse(model: keras.Model) -> keras.Model:
     """
     if any(isinstance(stage, FusedStage) for stage in _stages(model)):
         return model
-    _check_float(model)
+    check_float(model)
     token_only = _used_by_token_only(model)
-    copies = {}
 
     def clone(layer):
         kind, config = type(layer), layer.get_config()
         if isinstance(layer, ConvTransformerStage):
             kind, config["token_only"] = FusedStage, layer in token_only
-        copies[layer] = kind.from_config(config)
-        return copies[layer]
+        return kind.from_config(config)
+
+    return copy_layers(model, clone)
+
+
+def copy_layers(
+    model: keras.Model, clone: Callable[[keras.Layer], keras.Layer]
+) -> keras.Model:
+    """Return a model of copies of all layers, with their weights.
+
+    Args:
+        model: A functional model.
+        clone: A function from a layer to its copy without weights. The copy of a
+            stage may be a fused one.
+    """
+    copies, to_fold = {}, set()
+
+    def remember(layer):
+        copies[layer] = copy = clone(layer)
+        if isinstance(copy, FusedStage) and not isinstance(layer, FusedStage):
+            to_fold.add(copy)
+        return copy
 
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
         # The graph expects a map too. No layer uses it.
-        return (outputs, outputs) if getattr(layer, "token_only", False) else outputs
+        alone = layer in to_fold and layer.token_only
+        return (outputs, outputs) if alone else outputs
 
-    fused = keras.models.clone_model(
-        model, clone_function=clone, call_function=call, recursive=True
+    copied = keras.models.clone_model(
+        model, clone_function=remember, call_function=call, recursive=True
     )
     for layer, copy in copies.items():
-        if isinstance(copy, FusedStage):
+        if copy in to_fold:
             _fold_stage(layer, copy)
         else:
             _copy(layer, copy)
-    return fused
+    return copied
 
 
 def _stages(model):
@@ -84,15 +106,26 @@ def _stages(model):
     return stages
 
 
-def _check_float(model):
+def check_float(model: keras.Model, lora: bool = True) -> None:
+    """Raise ValueError if a layer is quantized or has LoRA weights.
+
+    Args:
+        model: The model.
+        lora: Whether to look for LoRA weights too. Defaults to `True`.
+    """
     for layer in model._flatten_layers():
         mode = getattr(layer, "quantization_mode", None)
-        lora = getattr(layer, "lora_enabled", False)
-        if mode or lora:
+        if mode:
             raise ValueError(
-                "Expected float weights without LoRA. Fuse before `quantize` or "
-                "`enable_lora`, or export with `fuse=False`. Received: "
-                f"{layer.path} with quantization_mode={mode!r}, lora_enabled={lora}"
+                "Expected float weights. Fuse or export the model as it was before "
+                "`quantize`; `deploy.export(..., quantization=)` makes small files "
+                f"itself. Received: {layer.path} with quantization_mode={mode!r}"
+            )
+        if lora and getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                "Expected weights without LoRA's matrices. Save the model as `.keras` "
+                "and load it, which can merge them, or export a float32 model with "
+                f"`fuse=False`. Received: {layer.path} with lora_enabled=True"
             )
 
 

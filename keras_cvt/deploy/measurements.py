@@ -78,7 +78,7 @@ class Benchmark:
     def __str__(self) -> str:
         """Return a table with an explanation below it."""
         titles = ["format", "MiB", "images/s", "x Keras", "largest difference"]
-        titles += ["cosine", "top-1 %", "verdict"]
+        titles += ["cosine", "same answers %", "verdict"]
         height, width = self.image_size
         lines = [
             render(titles, map(_row, self.measurements)),
@@ -111,7 +111,7 @@ class Benchmark:
         """
         path = Path(path)
         seen = self._verifications()
-        shares = [v.top1_agreement for v in seen.values()]
+        shares = [v.agreement for v in seen.values()]
         figure = plots.new_figure(figsize=(11, 4.2), layout="constrained")
         (axes,) = figure.subplots(1, 1 + (None not in shares), squeeze=False)
         *agreement, difference = axes
@@ -122,10 +122,10 @@ class Benchmark:
             largest = max(v.max_difference, 1e-8)
             difference.plot(v.images_per_second, largest, **style)
             for axis in agreement:
-                axis.plot(v.images_per_second, 100 * v.top1_agreement, **style)
+                axis.plot(v.images_per_second, 100 * v.agreement, **style)
         difference.set(ylabel="largest difference of an output", yscale="log")
         for axis in agreement:
-            axis.set(ylabel="same best class as the Keras model, %")
+            axis.set(ylabel="same answers as the Keras model, %")
             axis.set_ylim(min(98, 100 * min(shares) - 1), 100.2)
         for axis in axes:
             axis.set(xlabel=f"images/s, {self.batch_size} per call", xlim=(0, None))
@@ -151,6 +151,6 @@ def _row(measurement):
         measurement.ratio,
         f"{seen.max_difference:.1e}",
         f"{seen.cosine:.6f}",
-        None if seen.top1_agreement is None else 100 * seen.top1_agreement,
+        None if seen.agreement is None else 100 * seen.agreement,
         "passed" if seen.passed else "FAILED",
     ]

@@ -3,10 +3,12 @@
 import importlib.metadata
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_cvt._utils import validation
 from keras_cvt._utils.optional import tf
 from keras_cvt.deploy import formats
 from keras_cvt.deploy.file_format import Variant
@@ -42,6 +44,8 @@ def describe(
     classes = description.classes
     if class_names is None:
         class_names = description.class_names
+    elif classes:
+        class_names = validation.check_class_names(class_names, classes)
     if class_names is None and description.is_classifier and classes == 1000:
         class_names = imagenet_class_names()
     return description.replace(
@@ -100,10 +104,10 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     found = formats.of_path(path)
     try:
-        text = found.read_metadata(path)
-    except (OSError, KeyError) as error:
+        return json.loads(found.read_metadata(path))
+    # Damaged archives and texts raise all of these.
+    except (OSError, KeyError, ValueError, EOFError, RuntimeError, zlib.error) as error:
         raise ValueError(
             f"Expected a {found.title} file that keras_cvt.deploy.export wrote. "
             f"Received: path={str(path)!r}"
         ) from error
-    return json.loads(text)

@@ -11,11 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cvt.deploy.exporting import export
+from keras_cvt.deploy.exporting import ExportError, export
 
 _PROGRAM = "from keras_cvt.deploy import subprocess_export; subprocess_export.main()"
 # Errors of `export` that are raised here as they were raised there.
-_ERRORS = {error.__name__: error for error in (ValueError, ImportError, OSError)}
+_ERRORS = {
+    error.__name__: error for error in (ExportError, ValueError, ImportError, OSError)
+}
 
 
 def export_in_subprocess(

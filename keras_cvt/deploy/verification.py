@@ -1,6 +1,7 @@
 """Compare the outputs and the speed of an exported file with its model's."""
 
 import dataclasses
+import functools
 import os
 import statistics
 import time
@@ -15,18 +16,25 @@ import numpy as np
 from keras_cvt._utils.tables import render
 from keras_cvt.deploy import formats, metadata
 from keras_cvt.deploy.file_format import Runtime, has_shape
+from keras_cvt.deploy.precision import in_float32
+from keras_cvt.description import answers_of
 
-# For each quantization: largest difference of a logit, smallest share of images with
-# the same best class, and smallest cosine of all images' outputs as one vector. The
-# smallest cosine of an image would fail a file for a single borderline image.
+# For each quantization: largest difference of a logit, smallest share of the same
+# answers, smallest cosine of all images' outputs as one vector, and largest relative
+# error of plain numbers. The smallest cosine of an image would fail a file for a single
+# borderline image.
 _TOLERANCES = {
-    None: (1e-4, 1.0, None),
-    "float16": (1e-2, 1.0, None),
-    "dynamic_int8": (None, 0.995, 0.95),
-    "int8": (None, 0.99, 0.95),
+    None: (1e-4, 1.0, None, None),
+    "float16": (1e-2, 1.0, None, None),
+    "dynamic_int8": (None, 0.995, 0.95, 0.1),
+    "int8": (None, 0.99, 0.95, 0.15),
 }
 # Smaller probabilities in float32 do not determine their logits.
 _SMALLEST = 1e-30
+# Nor do those of a sigmoid that are closer to 0 or 1 than this logit.
+_LARGEST_LOGIT = 6.0
+# Numbers that differ by less are equal, whatever their size.
+_ABSOLUTE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -38,22 +46,29 @@ class Verification:
         format: Name of its format.
         quantization: Its quantization, or None.
         images: Number of images that were compared.
-        max_difference: Largest difference of an output. Probabilities are compared by
-            their centred logarithms, which are the logits except for a constant.
+        max_difference: Largest difference of an output. Probabilities of a softmax are
+            compared by their centred logarithms, which are the logits except for a
+            constant. Those of a sigmoid are compared by their logits, up to 6 on
+            either side.
         mean_difference: Mean difference of an output.
         cosine: Smallest cosine of an image's outputs with the model's. Outputs of
             more than one class are centred first.
         overall_cosine: Cosine of all images' outputs as one vector.
-        top1_agreement: Share of images with the same best class; None without
-            classes.
+        top1_agreement: Share of images with the same best class; None if the outputs
+            do not stand for one class of several.
         top5_agreement: Share of images for which the model's best class is among the
-            file's best five; None without classes.
+            file's best five; None as before.
         size_bytes: Size of the file, or of all files in the folder.
         images_per_second: Speed of the file in its runtime.
         model_images_per_second: Speed of the model with `predict_on_batch`.
         batch_size: Number of images per call for both speeds.
         tolerance: The expected agreement in words.
         passed: Whether the file agrees that well.
+        threshold_agreement: Share of the outputs of a sigmoid, or of one logit, on the
+            same side of a probability of 0.5; None for other outputs.
+        relative_error: Largest relative error of plain numbers: of a regression's
+            output over all images, or of a feature map of one image. None for other
+            outputs.
     """
 
     path: str
@@ -72,6 +87,15 @@ class Verification:
     batch_size: int
     tolerance: str
     passed: bool
+    threshold_agreement: float | None = None
+    relative_error: float | None = None
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of the same answers: classes or decisions; None for plain numbers."""
+        if self.top1_agreement is not None:
+            return self.top1_agreement
+        return self.threshold_agreement
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dict for JSON."""
@@ -88,6 +112,10 @@ class Verification:
         if self.top1_agreement is not None:
             rows["top-1 agreement"] = f"{self.top1_agreement:.2%}"
             rows["top-5 agreement"] = f"{self.top5_agreement:.2%}"
+        if self.threshold_agreement is not None:
+            rows["same side of 0.5"] = f"{self.threshold_agreement:.2%}"
+        if self.relative_error is not None:
+            rows["relative error"] = f"{self.relative_error:.2e}"
         rows |= {
             "size": f"{self.size_bytes / 2**20:.2f} MiB",
             "images/s": f"{self.images_per_second:.1f}, batch {self.batch_size}",
@@ -114,14 +142,17 @@ def verify(
     - `"dynamic_int8"`: 99.5 % of the best classes, and an overall cosine of 0.95.
     - `"int8"`: 99 % of the best classes, and an overall cosine of 0.95.
 
-    The outputs of a model without classes in 8 bits must reach these shares as the
-    cosine of every image.
+    For a sigmoid, or one logit, the share is that of the outputs on the same side of a
+    probability of 0.5. Regression and features are judged by their error: at most 1e-4
+    (float32) or 1e-2 (`"float16"`) of an output's largest value, and a relative error
+    of 10 % (`"dynamic_int8"`) or 15 % (`"int8"`).
 
     Args:
-        model: The model that was exported, fused or not.
+        model: The model that was exported, fused or not. One in mixed precision is
+            compared in float32, as it is exported.
         path: What `keras_cvt.deploy.export` wrote.
         images: (N, H, W, C) as the model takes them: of the file's size, and pixels
-            of 0-255 unless the model was built with `include_preprocessing=False`.
+            of 0-255 unless the model takes others (`model.description.value_range`).
         threads: Number of threads of the runtime. Defaults to `None`, which means one
             for each processor.
 
@@ -138,6 +169,7 @@ def verify(
         >>> assert result.passed
     """
     described = metadata.read(path)
+    model = in_float32(model)
     images = checked(images, described["input"])
     runtime = formats.open_file(path, threads)
     expected = outputs(model, images, runtime.images_per_call(images))
@@ -184,7 +216,7 @@ def compare(
         images_per_second=size / _seconds(lambda: runtime.run(batch)),
         model_images_per_second=size / _seconds(lambda: model.predict_on_batch(batch)),
         batch_size=size,
-        **_judge(expected, found, described["outputs"], described["quantization"]),
+        **_judge(expected, found, described),
     )
 
 
@@ -222,43 +254,75 @@ def checked(images: np.ndarray, described: dict[str, Any]) -> np.ndarray:
     return images
 
 
-def _judge(expected, found, kind, quantization):
-    classes = kind in ("probabilities", "logits")
-    top1, top5 = _agreement(expected[0], found[0]) if classes else (None, None)
-    logarithms = kind == "probabilities"
-    expected, found = _rows(expected, logarithms), _rows(found, logarithms)
-    difference = np.abs(expected - found)
-    vectors = expected, found
-    if classes:
-        # What all classes of an image share does not matter and would hide the rest.
-        vectors = _centred(expected), _centred(found)
-    cosine = float(np.min(_cosines(*vectors)))
-    overall = float(_cosines(*(array.reshape(1, -1) for array in vectors))[0])
-    limit, share, smallest = _TOLERANCES[quantization]
+def _judge(expected, found, described):
+    kind, quantization = described["outputs"], described["quantization"]
+    limit, share, smallest, largest = _TOLERANCES[quantization]
+    activation = described.get("activation")
+    answers = answers_of(kind, activation, expected[0].shape[-1])
+    result = {"quantization": quantization}
     # Every comparison is false for NaN.
     checks = {}
-    if classes:
-        checks[f"top-1 agreement >= {share:.1%}"] = top1 >= share
-    if smallest is not None and classes:
-        checks[f"overall cosine >= {smallest}"] = overall >= smallest
-    elif smallest is not None:
-        checks[f"cosine >= {share}"] = cosine >= share
-    if limit is not None:
-        if not classes:
-            # Maps before the last norm may hold large values.
-            limit *= max(1.0, float(np.abs(expected).max()))
-        checks[f"difference <= {limit:.1e}"] = bool(difference.max() <= limit)
-    return {
-        "quantization": quantization,
+    if answers == "values":
+        errors = map(functools.partial(_relative_error, kind), expected, found)
+        # Not Python's `max`, which may drop a NaN.
+        result["relative_error"] = error = float(np.max(list(errors)))
+        if largest is not None:
+            checks[f"relative error <= {largest:.0%}"] = error <= largest
+        if limit is not None:
+            pairs = zip(expected, found, strict=True)
+            close = [_close(kind, limit, *pair) for pair in pairs]
+            checks[f"difference <= {limit:.0e} of an output's size"] = all(close)
+    probabilities = kind == "probabilities"
+    expected = _rows(expected, answers if probabilities else None)
+    found = _rows(found, answers if probabilities else None)
+    difference = np.abs(expected - found)
+    result["top1_agreement"] = result["top5_agreement"] = None
+    vectors = expected, found
+    if answers == "class":
+        agreement, five = _agreement(expected, found)
+        result["top1_agreement"], result["top5_agreement"] = agreement, five
+        checks[f"top-1 agreement >= {share:.1%}"] = agreement >= share
+        # What all classes of an image share does not matter and would hide the rest.
+        vectors = _centred(expected), _centred(found)
+    if answers == "decisions":
+        same = (expected > 0) == (found > 0)
+        if limit is not None:
+            same |= difference <= limit  # as close to 0.5 as rounding
+        result["threshold_agreement"] = agreement = float(same.mean())
+        checks[f"same side of 0.5 >= {share:.1%}"] = agreement >= share
+    cosine = float(np.min(_cosines(*vectors)))
+    overall = float(_cosines(*(array.reshape(1, -1) for array in vectors))[0])
+    if answers != "values":
+        if smallest is not None:
+            checks[f"overall cosine >= {smallest}"] = overall >= smallest
+        if limit is not None:
+            checks[f"difference <= {limit:.1e}"] = bool(difference.max() <= limit)
+    return result | {
         "max_difference": float(difference.max()),
         "mean_difference": float(difference.mean()),
         "cosine": cosine,
         "overall_cosine": overall,
-        "top1_agreement": top1,
-        "top5_agreement": top5,
         "tolerance": ", ".join(checks),
         "passed": all(checks.values()),
     }
+
+
+def _relative_error(kind, expected, found):
+    """Return the largest relative error of a regression's outputs, or of an image."""
+    axis = 0 if kind == "regression" else tuple(range(1, expected.ndim))
+    expected, found = expected.astype("float64"), found.astype("float64")
+    error = np.sqrt(np.sum((expected - found) ** 2, axis=axis))
+    size = np.sqrt(np.sum(expected**2, axis=axis))
+    return float(np.max(error / np.maximum(size, _ABSOLUTE)))
+
+
+def _close(kind, limit, expected, found):
+    """Return whether numbers agree, relative to the largest of their output.
+
+    Each output of a regression has its own size. Features are of one size.
+    """
+    size = np.abs(expected).max(axis=0 if kind == "regression" else None)
+    return bool(np.all(np.abs(expected - found) <= _ABSOLUTE + limit * size))
 
 
 def _agreement(expected, found):
@@ -283,12 +347,19 @@ def _cosines(expected, found):
         return np.where(both_zero, 1.0, products / norms)
 
 
-def _rows(arrays, logarithms):
-    """Return a matrix (N, features) with all outputs of an image in one row."""
-    if logarithms:
-        arrays = [_centred(np.log(np.maximum(a, _SMALLEST))) for a in arrays]
-    rows = [array.reshape(len(array), -1) for array in arrays]
-    return np.concatenate(rows, axis=1).astype("float64")
+def _rows(arrays, answers=None):
+    """Return a matrix (N, features) with all outputs of an image in one row.
+
+    Probabilities become logits by what they answer.
+    """
+    rows = [array.reshape(len(array), -1).astype("float64") for array in arrays]
+    if answers == "class":
+        rows = [_centred(np.log(np.maximum(row, _SMALLEST))) for row in rows]
+    if answers == "decisions":
+        smallest = 1 / (1 + np.exp(_LARGEST_LOGIT))
+        rows = [np.clip(row, smallest, 1 - smallest) for row in rows]
+        rows = [np.log(row) - np.log1p(-row) for row in rows]
+    return np.concatenate(rows, axis=1)
 
 
 def _seconds(run: Callable[[], Any], at_least: float = 0.5) -> float:

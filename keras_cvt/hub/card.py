@@ -78,7 +78,8 @@ class Artefact:
         format: Its format, in words.
         difference: Largest difference of any output from that of the Keras model.
         milliseconds: Time for one image, or None if it was not measured.
-        agreement: Share of images with the same top class as the Keras model.
+        agreement: Share of the Keras model's answers that are the same: the top class,
+            or yes or no for each output of a sigmoid.
     """
 
     path: str
@@ -124,7 +125,15 @@ def render(
         _limits(description),
     ]
     section = "\n\n".join(filter(None, sections))
-    return f"---\n{metadata}---\n\n# {title}\n\n{BEGIN}\n\n{section}\n\n{END}\n"
+    text = f"---\n{metadata}---\n\n# {title}\n\n{BEGIN}\n\n{section}\n\n{END}\n"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            "Expected text in UTF-8 in the card. "
+            f"Received: {error.object[error.start - 20 : error.end]!a}"
+        ) from error
+    return text
 
 
 def merge(existing: str, new: str) -> str:
@@ -249,6 +258,9 @@ def _summary(description, about):
         activation=config.activation,
     )
     lines = [about.description, summary]
+    answers = f"{description.answers}_{description.outputs}"
+    if answers in _TEXTS:
+        lines.append(_text(answers))
     if description.class_names is not None and classes <= 20:
         lines.append(f"Classes: {', '.join(map(_plain, description.class_names))}.")
     if about.base_model:
@@ -258,13 +270,18 @@ def _summary(description, about):
 
 
 def _usage(description, repo_id, rows):
-    parts = [_text("keras", repo_id=repo_id)]
-    size = ", ".join(map(str, description.eval_transform.image_size))
+    pixels = description.value_range is not None
+    facts = {
+        "size": ", ".join(map(str, description.eval_transform.image_size)),
+        "values": "0-255" if pixels else "normalised values",
+        "channels": description.channels,
+    }
+    parts = [_text("keras" if pixels else "keras_prepared", repo_id=repo_id, **facts)]
     for exported in formats.FORMATS.values():
         # One file of each format shows how.
         paths = [r.path for r in rows if r.format.split(",")[0] == exported.title]
         if paths and exported.usage:
-            parts.append(exported.usage.format(path=paths[0], size=size))
+            parts.append(exported.usage.format(path=paths[0], **facts))
     if not transformers_format.obstacles(description.config):
         parts.append(_text("pytorch", repo_id=repo_id))
         if description.config.activation != "gelu":
@@ -317,7 +334,8 @@ def _limits(description):
         names.append("limit_transformers")
     elif description.config.activation != "gelu":
         names.append("limit_quick_gelu")
-    return "\n".join(map(_text, [*names, "limit_classes"]))
+    names.append(f"limit_{description.answers}")
+    return "\n".join(map(_text, names))
 
 
 def _plain(text):

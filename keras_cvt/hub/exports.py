@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_cvt import conversion, deploy
 from keras_cvt._utils import files
+from keras_cvt.checkpoints import saving
 from keras_cvt.deploy import formats
 from keras_cvt.deploy.file_format import Variant
 from keras_cvt.hub.card import Artefact
@@ -65,7 +66,8 @@ def write_artefacts(
             `None`: `model.source_weights`.
         representative_images: Images as the model takes them, (N, H, W, C).
             `"litert_int8"` is calibrated on them, and the files are compared with the
-            model on them. Defaults to `None`: the comparison uses synthetic images.
+            model on them. Defaults to `None`: the comparison uses synthetic images,
+            if it is known which values the model takes.
         labels: The name of `class_names` in version 0.1.0.
 
     Raises:
@@ -84,14 +86,23 @@ def write_artefacts(
     variants = find_variants(names, representative_images is not None)
     class_names = labels if class_names is None else class_names
     folder = Path(folder)
-    if (folder / ARTEFACTS).is_file():
-        # Files of an earlier choice must not stay among the new ones.
-        shutil.rmtree(folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    earlier = (folder / ARTEFACTS).is_file()
+    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not (earlier or is_empty):
         raise FileExistsError(
             f"Expected an empty folder, or one with {ARTEFACTS} of an earlier call. "
             f"Received: folder={str(folder)!r}"
         )
+    saving.check_model(model)
+    description = model.description
+    if representative_images is None and description.range_unknown:
+        raise ValueError(
+            "Expected representative images: only the model's author knows what values "
+            f"its layers in front take. Received: {list(description.layers_in_front)}"
+        )
+    if earlier:
+        # Files of an earlier choice must not stay among the new ones.
+        shutil.rmtree(folder)
     # Written first, so that a call after a failure recognises the folder.
     files.write_text(folder / ARTEFACTS, "[]")
     with tempfile.TemporaryDirectory() as temporary:
@@ -116,7 +127,7 @@ def write_artefacts(
                     variant.title,
                     result.max_difference,
                     1000 / result.images_per_second,
-                    result.top1_agreement,
+                    result.agreement,
                 )
             )
     described = [vars(artefact) for artefact in written]
@@ -139,6 +150,8 @@ def _verify(model, path, images):
         )
         height, width = (own or default for own, default in zip(*sizes, strict=True))
         images = deploy.made_up_images(height, width, description.channels)
+        if description.value_range is None:
+            images = images / 127.5 - 1  # about as large as normalised images
     result = deploy.verify(model, path, images[:_MAX_COMPARED])
     if not result.passed:
         raise conversion.ComparisonError(

@@ -24,6 +24,14 @@ VERIFICATION = "verification.json"
 ARTEFACTS = "artefacts.json"
 # While a folder is written: the names of the files that will be in it.
 _PLAN = f"{files.TEMPORARY}repository/plan.json"
+# What a loaded model has of its own. All else of its description must be the model's.
+_ITS_OWN = {
+    "name": "",
+    "image_size": (None, None),
+    "source_weights": None,
+    "class_names": None,
+    "layers_in_front": (),
+}
 # Names that a folder of artefacts must not use.
 _OURS = {"README.md", "config.json", transformers_format.FILE, VERIFICATION, *WEIGHTS}
 
@@ -135,9 +143,11 @@ def _describe(model):
     if not description.is_classifier or description.activation not in ACTIVATIONS:
         raise ValueError(
             "Expected a classifier, which ends in its head with an activation of "
-            f"{ACTIVATIONS}. Received: outputs={description.outputs!r}, "
-            f"activation={description.activation!r}"
+            f"{ACTIVATIONS} (no softmax over one output). Received: "
+            f"outputs={description.outputs!r}, activation={description.activation!r}, "
+            f"classes={description.classes}"
         )
+    saving.check_expressible(model)
     return description
 
 
@@ -157,9 +167,16 @@ def _verify(model, folder, tolerance):
         network = loading.build(sources.resolve(folder))
     finally:
         keras.config.set_dtype_policy(policy)
-    # An augmentation computes nothing here. Any other layer would be missing.
-    front = ", ".join(description.layers_in_front)
-    front = front and f" (with layers in front that are not written: {front})"
+    found, given = (
+        vars(d.replace(**_ITS_OWN)) for d in (network.description, description)
+    )
+    other = [name for name, value in given.items() if found[name] != value]
+    if other:
+        raise conversion.ComparisonError(
+            "Expected files that describe the model, with "
+            f"{', '.join(f'{name}={given[name]!r:.200}' for name in other)}. Received: "
+            f"{', '.join(f'{name}={found[name]!r:.200}' for name in other)}"
+        )
     differences = {}
     for name in WEIGHTS:
         if differences:
@@ -168,7 +185,7 @@ def _verify(model, folder, tolerance):
             conversion.logits(network, images),
             expected,
             tolerance,
-            f"the model that {name} was written from{front}",
+            f"the model that {name} was written from",
         )
     return differences
 

@@ -1,6 +1,6 @@
 """Load a model from the Hub: its configuration and weights, never any code."""
 
-from keras_cvt import builders, zoo
+from keras_cvt import conversion, zoo
 from keras_cvt.checkpoints import CheckpointError, sources, transformers_format
 from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing.predictions import imagenet_class_names
@@ -20,8 +20,9 @@ def load(repo_id: str, revision: str | None = None) -> CvTModel:
 
     Returns:
         The model, for images of any size. A model that `keras_cvt.hub.push` wrote is
-        what it was. Any other CvT of transformers becomes a classifier that takes RGB
-        images of 0-255 and ends in a softmax.
+        what it was. Any other CvT of transformers takes RGB images of 0-255 and ends
+        in what its `problem_type` says: a softmax, a sigmoid, or, for regression and
+        for a single output, nothing.
 
     Raises:
         ValueError: If `repo_id` is not the name of a model repository, or two
@@ -51,10 +52,7 @@ def build(checkpoint: sources.Checkpoint) -> CvTModel:
             "model, build it and pass weights=. "
             f"Received: {checkpoint.source}"
         )
-    arguments = {"config": checkpoint.config, "classes": checkpoint.classes}
-    if checkpoint.description is not None:
-        arguments = checkpoint.description.builder_arguments()
-    return builders.CvT(**arguments, weights=checkpoint)
+    return conversion.build(checkpoint, checkpoint.config)
 
 
 def load_class_names(
@@ -62,8 +60,8 @@ def load_class_names(
 ) -> tuple[str, ...] | None:
     """Return the class names of a Hub repository without loading its weights.
 
-    The arguments and errors are those of `load`. Only `config.json` is read: neither
-    hashes nor the number of classes of the weights are compared.
+    The arguments and errors are those of `load`. Only `config.json` and its recorded
+    hash are read: the number of classes of the weights is not compared.
 
     Returns:
         The names in the order of the outputs, or None if the repository has none.
@@ -75,7 +73,7 @@ def load_class_names(
     name, revision = _split(repo_id, revision)
     if zoo.find_repo(name) is not None:
         return tuple(imagenet_class_names())
-    path = client.download_optional(name, "config.json", revision)
+    path = client.download_config(name, revision)
     if path is None:
         return None
     json_config = transformers_format.read_json(path)

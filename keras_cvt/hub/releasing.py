@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from keras_cvt import conversion, zoo
 from keras_cvt._utils import files
 from keras_cvt.config import CvTConfig
@@ -16,7 +18,7 @@ from keras_cvt.hub.exports import find_variants, write_artefacts
 from keras_cvt.hub.folder import write_folder
 from keras_cvt.hub.transformers_reference import transformers_logits
 from keras_cvt.hub.upload import upload_folder
-from keras_cvt.preprocessing import preprocess_input
+from keras_cvt.preprocessing.images import preprocess_files
 from keras_cvt.repository import integrity
 
 logger = logging.getLogger(__name__)
@@ -208,7 +210,15 @@ class _Page:
         if not self.representative:
             return None
         step = -(-len(self.representative) // _MAX_REPRESENTATIVE)
-        return preprocess_input(list(self.representative)[::step], self.converted.model)
+        paths = list(self.representative)[::step]
+        images, _, unreadable = preprocess_files(paths, self.converted.model)
+        for path, error in unreadable:
+            logger.warning(f"{path} is skipped: {error}")
+        if not images:
+            raise ValueError(
+                f"Expected images that can be read. Received: representative={paths}"
+            )
+        return np.stack(images)
 
     def _known(self) -> card.About | None:
         """Return what is known of published weights, or None."""

@@ -40,7 +40,7 @@ def transformers_logits(model: CvTModel, images: np.ndarray) -> np.ndarray | Non
         for module in network.modules():
             if isinstance(module, CvtIntermediate):
                 module.activation = QuickGELUActivation()
-    if model.description.include_preprocessing:
+    if model.description.value_range is not None:
         images = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD
     pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2), "float32")
     with torch.inference_mode():

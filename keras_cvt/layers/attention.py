@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_cvt._utils import arguments, validation
+from keras_cvt._utils import validation
 from keras_cvt.layers.class_token import split_token
 from keras_cvt.layers.conv_projection import ConvProjection
 from keras_cvt.layers.quantizable import Quantizable
@@ -104,7 +104,7 @@ class ConvAttention(Quantizable):
         validation.check_projections(
             projection, kernel_size, padding_q, padding_kv, stride_q, stride_kv
         )
-        arguments.store(self, ConvAttention.__init__, locals())
+        self._store(ConvAttention.__init__, locals())
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: embed_dim})
 
         projection_q = "linear" if projection == "avg" else projection
@@ -118,20 +118,13 @@ class ConvAttention(Quantizable):
         self.proj_k = self._linear("proj_k", self.inner_dim, qkv_bias)
         self.proj_v = self._linear("proj_v", self.inner_dim, qkv_bias)
         self.proj = self._linear("proj", embed_dim)
-        self.attention_dropout = keras.layers.Dropout(
-            attention_drop_rate, dtype=self.dtype_policy
-        )
-        self.dropout = keras.layers.Dropout(drop_rate, dtype=self.dtype_policy)
+        dropout = keras.layers.Dropout
+        self.attention_dropout = self._sublayer(dropout, None, attention_drop_rate)
+        self.dropout = self._sublayer(dropout, None, drop_rate)
 
     def _conv_proj(self, letter, projection, stride, padding):
-        return ConvProjection(
-            projection,
-            self.kernel_size,
-            stride,
-            padding,
-            dtype=self.dtype_policy,
-            name=f"conv_proj_{letter}",
-        )
+        name, kernel = f"conv_proj_{letter}", (self.kernel_size, stride, padding)
+        return self._sublayer(ConvProjection, name, projection, *kernel)
 
     # A method, because Keras would save a property that returns layers.
     def conv_projections(self) -> list[ConvProjection]:
@@ -215,7 +208,3 @@ class ConvAttention(Quantizable):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        own = arguments.select(ConvAttention.__init__, vars(self))
-        return {**super().get_config(), **own}

@@ -103,19 +103,13 @@ class ConvTransformerBlock(Quantizable):
         given = locals()
         super().__init__(**kwargs)
         validation.check_rate(drop_path_rate=drop_path_rate)
-        self.norm1 = LayerNorm(dtype=self.dtype_policy, name="norm1")
-        self.attn = ConvAttention(
-            **arguments.select(ConvAttention.__init__, given),
-            dtype=self.dtype_policy,
-            name="attn",
+        self.norm1 = self._sublayer(LayerNorm, "norm1")
+        self.attn = self._sublayer(
+            ConvAttention, "attn", **arguments.select(ConvAttention.__init__, given)
         )
-        self.drop_path = DropPath(
-            drop_path_rate, dtype=self.dtype_policy, name="drop_path"
-        )
-        self.norm2 = LayerNorm(dtype=self.dtype_policy, name="norm2")
-        self.mlp = MLP(
-            **arguments.select(MLP.__init__, given), dtype=self.dtype_policy, name="mlp"
-        )
+        self.drop_path = self._sublayer(DropPath, "drop_path", drop_path_rate)
+        self.norm2 = self._sublayer(LayerNorm, "norm2")
+        self.mlp = self._sublayer(MLP, "mlp", **arguments.select(MLP.__init__, given))
 
     def linear_layers(self) -> list[keras.layers.Dense]:
         return [*self.attn.linear_layers(), *self.mlp.linear_layers()]

@@ -4,14 +4,15 @@ from typing import Any
 
 import keras
 
-from keras_cvt._utils import arguments, validation
+from keras_cvt._utils import validation
 from keras_cvt.layers import initializers
+from keras_cvt.layers.base import CvTLayer
 from keras_cvt.layers.norms import LayerNorm
 from keras_cvt.layers.padding import pad_map
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class ConvEmbed(keras.layers.Layer):
+class ConvEmbed(CvTLayer):
     """A convolution that embeds overlapping patches, followed by a LayerNorm.
 
     Args:
@@ -55,8 +56,8 @@ class ConvEmbed(keras.layers.Layer):
             1, embed_dim=embed_dim, patch_size=patch_size, patch_stride=patch_stride
         )
         validation.check_int(0, patch_padding=patch_padding)
-        arguments.store(self, ConvEmbed.__init__, locals())
-        self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
+        self._store(ConvEmbed.__init__, locals())
+        self.norm = self._sublayer(LayerNorm, "norm")
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -67,7 +68,9 @@ class ConvEmbed(keras.layers.Layer):
             )
         output_shape = self.compute_output_shape(input_shape)
         fan_in = self.patch_size**2 * channels
-        self.proj = keras.layers.Conv2D(
+        self.proj = self._sublayer(
+            keras.layers.Conv2D,
+            "proj",
             self.embed_dim,
             self.patch_size,
             strides=self.patch_stride,
@@ -75,8 +78,6 @@ class ConvEmbed(keras.layers.Layer):
             data_format="channels_last",
             kernel_initializer=initializers.conv(fan_in),
             bias_initializer=initializers.conv(fan_in),
-            dtype=self.dtype_policy,
-            name="proj",
         )
         self.proj.build((None, None, None, channels))
         self.norm.build(output_shape)
@@ -91,7 +92,3 @@ class ConvEmbed(keras.layers.Layer):
         kernel = (self.patch_size, self.patch_stride, self.patch_padding)
         sizes = (validation.conv_output_size(n, *kernel) for n in (height, width))
         return (batch, *sizes, self.embed_dim)
-
-    def get_config(self):
-        own = arguments.select(ConvEmbed.__init__, vars(self))
-        return {**super().get_config(), **own}

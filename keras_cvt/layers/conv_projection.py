@@ -5,15 +5,16 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_cvt._utils import arguments, validation
+from keras_cvt._utils import validation
 from keras_cvt.layers import initializers
+from keras_cvt.layers.base import CvTLayer
 from keras_cvt.layers.norms import BatchNorm
 from keras_cvt.layers.padding import pad_map
 from keras_cvt.layers.shapes import size
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class ConvProjection(keras.layers.Layer):
+class ConvProjection(CvTLayer):
     """The convolution in front of the linear layer of a query, key or value.
 
     Args:
@@ -63,7 +64,7 @@ class ConvProjection(keras.layers.Layer):
         validation.check_int(1, kernel_size=kernel_size, stride=stride)
         validation.check_int(0, padding=padding)
         validation.check_pooling(projection, kernel_size, padding)
-        arguments.store(self, ConvProjection.__init__, locals())
+        self._store(ConvProjection.__init__, locals())
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
@@ -72,17 +73,17 @@ class ConvProjection(keras.layers.Layer):
         # "same" saves a padded copy of the map. It equals PyTorch's symmetric padding
         # only if the stride is 1.
         self._same = self.stride == 1 and 2 * self.padding == self.kernel_size - 1
-        self.conv = keras.layers.DepthwiseConv2D(
+        self.conv = self._sublayer(
+            keras.layers.DepthwiseConv2D,
+            "conv",
             self.kernel_size,
             strides=self.stride,
             padding="same" if self._same else "valid",
             data_format="channels_last",
             use_bias=False,
             depthwise_initializer=initializers.conv(self.kernel_size**2),
-            dtype=self.dtype_policy,
-            name="conv",
         )
-        self.bn = BatchNorm(dtype=self.dtype_policy, name="bn")
+        self.bn = self._sublayer(BatchNorm, "bn")
         channels_only = (None, None, None, input_shape[-1])
         self.conv.build(channels_only)
         self.bn.build(channels_only)
@@ -121,17 +122,10 @@ class ConvProjection(keras.layers.Layer):
         )
 
     def compute_output_shape(self, input_shape):
-        if self.projection == "linear":
-            return tuple(input_shape)
-        output_size = {
-            "dw_bn": validation.conv_output_size,
-            "avg": validation.avg_output_size,
-        }[self.projection]
         batch, height, width, channels = input_shape
         kernel = (self.kernel_size, self.stride, self.padding)
-        sizes = (output_size(n, *kernel) for n in (height, width))
+        sizes = (
+            validation.projection_output_size(self.projection, size, *kernel)
+            for size in (height, width)
+        )
         return (batch, *sizes, channels)
-
-    def get_config(self):
-        own = arguments.select(ConvProjection.__init__, vars(self))
-        return {**super().get_config(), **own}

@@ -6,11 +6,12 @@ import keras
 from keras import ops
 
 from keras_cvt._utils import validation
+from keras_cvt.layers.base import CvTLayer
 from keras_cvt.layers.shapes import size
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class DropPath(keras.layers.Layer):
+class DropPath(CvTLayer):
     """Stochastic depth: drops a residual branch for whole images of a batch.
 
     During training, each image's values are set to 0 with probability `rate` and
@@ -43,8 +44,7 @@ class DropPath(keras.layers.Layer):
     def __init__(self, rate: float = 0.0, seed: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         validation.check_rate(rate=rate)
-        self.rate = rate
-        self.seed = seed
+        self._store(DropPath.__init__, locals())
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
@@ -65,6 +65,3 @@ class DropPath(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}

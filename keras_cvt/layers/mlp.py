@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_cvt._utils import arguments, tensorflow_training, validation
+from keras_cvt._utils import tensorflow_training, validation
 from keras_cvt.layers.quantizable import Quantizable
 from keras_cvt.layers.shapes import size
 
@@ -71,11 +71,11 @@ class MLP(Quantizable):
         validation.check_int(1, embed_dim=embed_dim)
         validation.check_choice(validation.ACTIVATIONS, activation=activation)
         validation.check_rate(drop_rate=drop_rate)
-        arguments.store(self, MLP.__init__, locals())
+        self._store(MLP.__init__, locals())
         hidden_dim = validation.mlp_hidden_dim(embed_dim, mlp_ratio)
         self.fc1 = self._linear("fc1", hidden_dim)
         self.fc2 = self._linear("fc2", embed_dim)
-        self.dropout = keras.layers.Dropout(drop_rate, dtype=self.dtype_policy)
+        self.dropout = self._sublayer(keras.layers.Dropout, None, drop_rate)
 
     def linear_layers(self) -> list[keras.layers.Dense]:
         return [self.fc1, self.fc2]
@@ -94,7 +94,3 @@ class MLP(Quantizable):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.embed_dim)
-
-    def get_config(self):
-        own = arguments.select(MLP.__init__, vars(self))
-        return {**super().get_config(), **own}

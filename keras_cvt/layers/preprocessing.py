@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_cvt._utils import arguments
+from keras_cvt.layers.base import CvTLayer
 
 # Mean and standard deviation of RGB values in [0, 1], with which every published CvT
 # was trained.
@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
-class ImagePreprocessing(keras.layers.Layer):
+class ImagePreprocessing(CvTLayer):
     """Normalises RGB images of 0-255 and stores facts about the model.
 
     With `normalize=False` the images pass unchanged. Either way the layer stores
@@ -62,13 +62,10 @@ class ImagePreprocessing(keras.layers.Layer):
         labels = kwargs.pop("labels", None)
         super().__init__(**kwargs)
         class_names = labels if class_names is None else class_names
+        class_names = None if class_names is None else tuple(class_names)
         height, width = image_size
-        self.image_size = (height, width)
-        self.crop_ratio = crop_ratio
-        self.normalize = normalize
-        self.class_names = None if class_names is None else tuple(class_names)
-        self.source_weights = source_weights
-        self.output_kind = output_kind
+        image_size = (height, width)
+        self._store(ImagePreprocessing.__init__, locals())
 
     def build(self, input_shape):
         if self.normalize and input_shape[-1] != len(IMAGENET_MEAN):
@@ -89,7 +86,3 @@ class ImagePreprocessing(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        own = arguments.select(ImagePreprocessing.__init__, vars(self))
-        return {**super().get_config(), **own}

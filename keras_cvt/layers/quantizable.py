@@ -3,9 +3,10 @@
 import keras
 
 from keras_cvt.layers import initializers
+from keras_cvt.layers.base import CvTLayer
 
 
-class Quantizable(keras.layers.Layer):
+class Quantizable(CvTLayer):
     """A layer whose configuration contains the policies of its Dense layers.
 
     `quantize` gives each Dense layer another policy and other variables. A layer that
@@ -18,12 +19,12 @@ class Quantizable(keras.layers.Layer):
         raise NotImplementedError
 
     def _linear(self, name, units, use_bias=True):
-        return keras.layers.Dense(
+        return self._sublayer(
+            keras.layers.Dense,
+            name,
             units,
             use_bias=use_bias,
             kernel_initializer=initializers.linear_kernel(self.init),
-            dtype=self.dtype_policy,
-            name=name,
         )
 
     def get_config(self):

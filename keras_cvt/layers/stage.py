@@ -89,6 +89,9 @@ class ConvTransformerStage(Quantizable):
         `lib/models/cls_cvt.py`.
     """
 
+    # Whether its variables are those of `keras_cvt.deploy.fuse`.
+    fused = False
+
     def __init__(
         self,
         embed_dim: int,
@@ -125,34 +128,24 @@ class ConvTransformerStage(Quantizable):
         self.init = init
         self.final_norm = final_norm
 
-        self.patch_embed = ConvEmbed(
-            embed_dim,
-            patch_size,
-            patch_stride,
-            patch_padding,
-            dtype=self.dtype_policy,
-            name="patch_embed",
+        self.patch_embed = self._sublayer(
+            ConvEmbed, "patch_embed", embed_dim, patch_size, patch_stride, patch_padding
         )
         if cls_token:
-            self.cls_token = ClassToken(dtype=self.dtype_policy, name="cls_token")
-        self.dropout = keras.layers.Dropout(
+            self.cls_token = self._sublayer(ClassToken, "cls_token")
+        self.dropout = self._sublayer(
+            keras.layers.Dropout,
+            None,
             drop_rate if embed_drop_rate is None else embed_drop_rate,
-            dtype=self.dtype_policy,
         )
-        self.blocks = BlockStack(
-            [self._block(i) for i in range(depth)],
-            dtype=self.dtype_policy,
-            name="blocks",
-        )
+        blocks = [self._block(i) for i in range(depth)]
+        self.blocks = self._sublayer(BlockStack, "blocks", blocks)
 
     def _block(self, i):
         rate = self.config.drop_path_rate * i / max(self.config.depth - 1, 1)
         values = vars(self) | vars(self.config) | {"drop_path_rate": rate}
-        return ConvTransformerBlock(
-            **arguments.select(ConvTransformerBlock.__init__, values),
-            dtype=self.dtype_policy,
-            name=str(i),
-        )
+        own = arguments.select(ConvTransformerBlock.__init__, values)
+        return self._sublayer(ConvTransformerBlock, str(i), **own)
 
     def linear_layers(self) -> list[keras.layers.Dense]:
         return [

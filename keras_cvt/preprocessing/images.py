@@ -1,5 +1,7 @@
 """`preprocess_input`: files, arrays and tensors to the pixels that a CvT takes."""
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing import pil
 from keras_cvt.preprocessing.arrays import describe, is_array, is_tensorflow
 from keras_cvt.preprocessing.tensors import transform_tensor
+
+PathLike = str | os.PathLike
 
 
 def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Tensor":
@@ -30,9 +34,12 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
         images: One of
 
             - a path (str or `os.PathLike`) of a file that PIL reads,
-            - a PIL image of any mode. PIL converts it to RGB, which drops
-              transparency. An EXIF orientation is not applied. Both are so in
-              torchvision's `ImageFolder` and hence in the official evaluation,
+            - a PIL image of any mode. PIL converts it to RGB. This drops transparency:
+              the image is put over no background, and what was hidden shows. An EXIF
+              orientation is not applied. Both are so in torchvision's `ImageFolder`
+              and hence in the official evaluation. Of an animation, the first frame
+              counts. 16 bits become 8: the upper byte. Grey values of 32 bits must be
+              in 0-255,
             - an array or an eager tensor of NumPy, JAX or PyTorch, channels last,
               (H, W, C) or (B, H, W, C), integers or floats in 0-255, with any
               number of channels. Each channel is resized by itself,
@@ -52,8 +59,9 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
         FileNotFoundError: If a path does not exist.
         TypeError: If `images` or `model_or_weights` is of a type not named above.
         ValueError: If an image is empty, unreadable or not (H, W, C), if it holds
-            integers outside 0-255 or values that are not finite, if it does not have
-            the model's number of channels, or if the tag is unknown.
+            integers outside 0-255 or values that are not finite, if it has more than
+            twice `PIL.Image.MAX_IMAGE_PIXELS` pixels or 65,535 a side, if it does not
+            have the model's number of channels, or if the tag is unknown.
 
     Warns:
         UserWarning: If floats look normalised already (negative, or none above 1)
@@ -84,6 +92,31 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
             f"Received: {given} channels"
         )
     return transformed
+
+
+def preprocess_files(
+    paths: Sequence[PathLike], model_or_weights: Any
+) -> tuple[list[np.ndarray], list[PathLike], list[tuple[PathLike, Exception]]]:
+    """Preprocess image files, and leave out those that cannot be read.
+
+    Args:
+        paths: Paths of image files.
+        model_or_weights: As in `preprocess_input`.
+
+    Returns:
+        The images, each float32 (height, width, 3); their paths; and the paths of the
+        other files, each with the error.
+    """
+    images: list[np.ndarray] = []
+    readable: list[PathLike] = []
+    unreadable: list[tuple[PathLike, Exception]] = []
+    for path in paths:
+        try:
+            images.append(preprocess_input(path, model_or_weights)[0])
+            readable.append(path)
+        except (ValueError, OSError) as error:
+            unreadable.append((path, error))
+    return images, readable, unreadable
 
 
 def _transform(images, transform):

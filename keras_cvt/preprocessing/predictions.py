@@ -38,7 +38,8 @@ def decode_predictions(preds: Any, top: int = 5) -> list[list[tuple[str, str, fl
     if scores.ndim != 2 or scores.shape[1] != _NUM_CLASSES:
         raise ValueError(
             "`preds` must be the scores of the ImageNet-1k classes, of shape "
-            f"(batch, {_NUM_CLASSES}). Received: shape={scores.shape}"
+            f"(batch, {_NUM_CLASSES}). For other classes, look up the best ones in "
+            f"`model.class_names`. Received: shape={scores.shape}"
         )
     classes = imagenet_classes()
     decoded = []

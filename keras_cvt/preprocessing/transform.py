@@ -4,8 +4,32 @@ from collections.abc import Callable
 from typing import Any
 
 import PIL
+from PIL import Image
 
 from keras_cvt.eval_transform import EvalTransform
+
+# JPEG has no longer side.
+MAX_SIDE = 65_535
+
+
+def max_pixels() -> int:
+    """Return the most pixels that Pillow reads: twice `Image.MAX_IMAGE_PIXELS`."""
+    limit = Image.MAX_IMAGE_PIXELS
+    return 2**62 if limit is None else 2 * limit
+
+
+def size_limit() -> str:
+    """Return the limits of an image's size in words."""
+    return (
+        f"Expected an image of at most {max_pixels():,} pixels (Pillow's limit, twice "
+        f"`PIL.Image.MAX_IMAGE_PIXELS`) and {MAX_SIDE:,} pixels a side"
+    )
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise ValueError for an image that would take gigabytes to resize."""
+    if height * width > max_pixels() or max(height, width) > MAX_SIDE:
+        raise ValueError(f"{size_limit()}. Received: {height} x {width} pixels")
 
 
 def resized_size(
@@ -13,7 +37,7 @@ def resized_size(
 ) -> tuple[Any, Any]:
     """Return the (height, width) to resize an image to, before any crop.
 
-    The sizes are ints, or int32 tensors with TensorFlow's `maximum`.
+    The sizes are ints, or int64 tensors with TensorFlow's `maximum`.
     """
     if transform.crop_ratio is None:
         return transform.image_size
@@ -22,8 +46,8 @@ def resized_size(
     )
     # The scale of either side covers that side; the larger result covers both.
     return (
-        maximum(cover_height, cover_width * height // width),
-        maximum(cover_width, cover_height * width // height),
+        maximum(cover_width * height // width, cover_height),
+        maximum(cover_height * width // height, cover_width),
     )
 
 

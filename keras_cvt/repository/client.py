@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from keras_cvt._utils import files
 from keras_cvt._utils.errors import CheckpointError
@@ -30,6 +31,9 @@ CHECKPOINT_FILES = (
 
 # The files that describe a checkpoint, beside it.
 DESCRIPTIONS = ("config.json", "preprocessor_config.json")
+# What a caller does with them: it reads them, it only wants them in the cache, for a
+# later call without a network, or neither.
+Descriptions = Literal["needed", "cached if possible", "unneeded"]
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -71,7 +75,7 @@ def download_checkpoint(
     repo_id: str,
     revision: str | None = None,
     sha256: Mapping[str, str] | None = None,
-    describe: bool | None = True,
+    descriptions: Descriptions = "needed",
 ) -> Path:
     """Download a repository's best checkpoint file and what describes it.
 
@@ -85,8 +89,8 @@ def download_checkpoint(
         revision: Branch, tag or commit. Defaults to `None`, the main branch.
         sha256: The hash of each file if they are known. Defaults to `None`: the
             hashes that the repository itself records.
-        describe: Whether to download the descriptions too; `None` if they may fail.
-            Defaults to `True`.
+        descriptions: `"needed"` to download the descriptions too, `"cached if
+            possible"` if that may fail, or `"unneeded"`. Defaults to `"needed"`.
 
     Returns:
         The local path of the checkpoint.
@@ -99,16 +103,15 @@ def download_checkpoint(
         OSError: If the Hub cannot be reached and nothing is cached.
     """
     checkpoint = _download_best(repo_id, revision)
-    # huggingface_hub keeps every commit in a folder of that name.
-    commit = checkpoint.parent.name
-    commit = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision
+    commit = _commit(checkpoint, revision)
     found = {checkpoint.name: checkpoint}
     names = [path.name for path in shards.shard_files(checkpoint)]
-    if describe is None:
+    described = DESCRIPTIONS if descriptions == "needed" else ()
+    if descriptions == "cached if possible":
         with contextlib.suppress(OSError):
             for name in DESCRIPTIONS:
                 download_optional(repo_id, name, commit)
-    for name in (*names, *(DESCRIPTIONS if describe else ())):
+    for name in (*names, *described):
         path = found.get(name) or download_optional(repo_id, name, commit)
         if path is not None:
             found[name] = path
@@ -119,7 +122,7 @@ def download_checkpoint(
     if sha256 is None:
         recorded = download_optional(repo_id, integrity.SUMS, commit)
         sha256 = integrity.read_sums(recorded)
-    lacking = {*sha256} & {*CHECKPOINT_FILES, *(DESCRIPTIONS if describe else ())}
+    lacking = {*sha256} & {*CHECKPOINT_FILES, *described}
     lacking -= {*found}
     if checkpoint.name in sha256:
         lacking -= {*CHECKPOINT_FILES}
@@ -129,17 +132,45 @@ def download_checkpoint(
             f"{sorted(lacking)}. Received: {sorted(found)}"
         )
     for name in sorted(found.keys() & sha256.keys()):
-        digest = files.sha256(found[name])
-        if digest != sha256[name]:
-            # The Hub's cache may hold a damaged file.
-            found[name] = _download(repo_id, name, commit, force=True)
-            digest = files.sha256(found[name])
-        if digest != sha256[name]:
-            raise CheckpointError(
-                f"{name} of {repo_id} does not match its recorded SHA-256 "
-                f"{sha256[name]}. Received: {digest}"
-            )
+        _check_hash(repo_id, name, commit, found[name], sha256[name])
     return checkpoint
+
+
+def download_config(repo_id: str, revision: str | None = None) -> Path | None:
+    """Download the `config.json` of a repository alone; return None if it has none.
+
+    The revision and the errors are those of `download_checkpoint`.
+    """
+    name, _ = DESCRIPTIONS
+    path = download_optional(repo_id, name, revision)
+    if path is not None:
+        commit = _commit(path, revision)
+        sums = None
+        # Offline, the file may be cached without its hash.
+        with contextlib.suppress(OSError):
+            sums = download_optional(repo_id, integrity.SUMS, commit)
+        recorded = integrity.read_sums(sums)
+        if name in recorded:
+            _check_hash(repo_id, name, commit, path, recorded[name])
+    return path
+
+
+def _commit(path, revision):
+    # huggingface_hub keeps every commit in a folder of that name.
+    commit = path.parent.name
+    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision
+
+
+def _check_hash(repo_id, name, commit, path, expected):
+    digest = files.sha256(path)
+    if digest != expected:
+        # The Hub's cache may hold a damaged file.
+        digest = files.sha256(_download(repo_id, name, commit, force=True))
+    if digest != expected:
+        raise CheckpointError(
+            f"{name} of {repo_id} does not match its recorded SHA-256 "
+            f"{expected}. Received: {digest}"
+        )
 
 
 def _download_best(repo_id, revision):

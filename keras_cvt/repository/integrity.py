@@ -65,8 +65,12 @@ def file_names(folder: Path) -> list[str]:
 
 
 def check_name(name: str) -> None:
-    """Raise CheckpointError unless `name` stays inside its folder."""
+    """Raise CheckpointError unless `name` is a file's and stays inside its folder."""
     parts = PurePosixPath(name).parts
     odd = any(ord(character) < 32 or character in "\\:" for character in name)
+    # Many file systems take at most 255 bytes.
+    odd |= any(len(part.encode("utf-8", "replace")) > 255 for part in parts)
     if not parts or odd or name.startswith("/") or ".." in parts or ".git" in parts:
-        raise CheckpointError(f"Expected a name inside its folder. Received: {name!r}")
+        raise CheckpointError(
+            f"Expected a name inside its folder. Received: {name!r:.200}"
+        )

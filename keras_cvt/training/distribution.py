@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import keras
 
+from keras_cvt._utils import validation
+
 KINDS = ("none", "data_parallel", "mirrored")
 
 
@@ -20,10 +22,10 @@ def process_index_and_count() -> tuple[int, int]:
 
 def device_count() -> int:
     """Return the number of devices, of all processes, that share each batch."""
-    if keras.backend.backend() == "tensorflow":
-        return batch_norm_replicas()
     distribution = keras.distribution.distribution()
-    return 1 if distribution is None else distribution.device_mesh.devices.size
+    if distribution is None:
+        return batch_norm_replicas()
+    return distribution.device_mesh.devices.size
 
 
 def batch_norm_replicas() -> int:
@@ -36,17 +38,14 @@ def batch_norm_replicas() -> int:
 
 
 @contextlib.contextmanager
-def without_distribution() -> Iterator[None]:
-    """Switch off the distribution for what only this process does.
+def under(distribution: keras.distribution.DataParallel | None) -> Iterator[None]:
+    """Set Keras's distribution until the block ends; None switches it off.
 
-    Saving is an example: Keras makes variables for it. Under a distribution of several
-    processes, all of them would have to make these variables together.
+    Switch it off for what only this process does, such as saving, for which Keras makes
+    variables. Otherwise all processes would have to make these variables together.
     """
-    if keras.backend.backend() != "jax":
-        yield
-        return
     before = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
+    keras.distribution.set_distribution(distribution)
     try:
         yield
     finally:
@@ -83,8 +82,7 @@ def distribute(kind: str, batch_size: int) -> Iterator[None]:
         ValueError: If the backend does not support it, or the devices cannot split
             the batch evenly.
     """
-    if kind not in KINDS:
-        raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
+    validation.check_choice(KINDS, kind=kind)
     backend = keras.backend.backend()
     needed = {"data_parallel": "jax", "mirrored": "tensorflow"}.get(kind, backend)
     if backend != needed:
@@ -92,46 +90,33 @@ def distribute(kind: str, batch_size: int) -> Iterator[None]:
             f"{kind!r} needs the {needed} backend: set KERAS_BACKEND={needed}. "
             f"Received: backend={backend!r}"
         )
-    if kind == "none":
-        yield
-    elif kind == "mirrored":
+    scope: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if kind == "mirrored":
         import tensorflow as tf
 
         # By default it takes accelerators only. If there are none, take all (virtual)
         # processors.
-        devices = [
-            device.name
-            for device in tf.config.list_logical_devices("GPU")
-            or tf.config.list_logical_devices("CPU")
-        ]
-        _check_split(batch_size, len(devices))
-        with tf.distribute.MirroredStrategy(devices).scope():
-            yield
-    else:
-        with _data_parallel(batch_size):
-            yield
-
-
-@contextlib.contextmanager
-def _data_parallel(batch_size):
-    if os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"):
-        keras.distribution.initialize()
-    devices = keras.distribution.list_devices()
-    _check_split(batch_size, len(devices))
-    before = keras.distribution.distribution()
-    # `keras_cvt.data` already gives each process its share of every batch.
-    keras.distribution.set_distribution(
-        keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-    )
-    try:
+        found = tf.config.list_logical_devices
+        devices = [device.name for device in found("GPU") or found("CPU")]
+        _check_split(batch_size, devices)
+        scope = tf.distribute.MirroredStrategy(devices).scope()
+    elif kind == "data_parallel":
+        if os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES"):
+            keras.distribution.initialize()
+        devices = keras.distribution.list_devices()
+        _check_split(batch_size, devices)
+        # `keras_cvt.data` already gives each process its share of every batch.
+        data_parallel = keras.distribution.DataParallel(
+            devices=devices, auto_shard_dataset=False
+        )
+        scope = under(data_parallel)
+    with scope:
         yield
-    finally:
-        keras.distribution.set_distribution(before)
 
 
-def _check_split(batch_size, count):
-    if batch_size % count:
+def _check_split(batch_size, devices):
+    if batch_size % len(devices):
         raise ValueError(
-            f"The global batch must split evenly over the {count} devices. "
+            f"The global batch must split evenly over the {len(devices)} devices. "
             f"Received: batch_size={batch_size}"
         )

@@ -117,11 +117,7 @@ def enable_lora(
 
 def _enable_lora_in_block(block, rank, targets, alpha):
     attention, mlp = block.attn, block.mlp
-    for layer in (
-        block.norm1,
-        block.norm2,
-        *attention.conv_projections(),
-    ):
+    for layer in (block.norm1, block.norm2, *attention.conv_projections()):
         layer.trainable = False
     for name in _LORA_LAYERS:
         dense = getattr(attention if name.startswith("proj") else mlp, name)

@@ -80,7 +80,7 @@ def fit(
     """
     batch_size = recipe.batch_size if batch_size is None else batch_size
     size = (recipe.image_size, recipe.image_size)
-    _check(model, recipe, training, validation)
+    _check(model, recipe, training, validation, run)
     model.class_names = training.class_names
     if not (model.source_weights or _FINE_TUNED).startswith(_FINE_TUNED):
         model.source_weights = f"{_FINE_TUNED} {model.source_weights}"
@@ -100,7 +100,12 @@ def fit(
                 "batch_norm_replicas": distribution.batch_norm_replicas(),
                 **_facts(model),
             },
-            notes=_notes(training, validation),
+            notes={
+                "image_folders": [training.name, validation.name],
+                "backend": keras.backend.backend(),
+                "processes": distribution.process_index_and_count()[1],
+                "keras": keras.__version__,
+            },
         )
     if run.finished:
         logger.warning(
@@ -108,6 +113,8 @@ def fit(
             "loaded.",
             run.folder,
         )
+        # It may have been killed while it cleaned up.
+        run.finish()
         last = keras.models.load_model(run.last, compile=False)
         model.set_weights(last.get_weights())
         return run.history()
@@ -120,38 +127,52 @@ def fit(
     recipe.compile(model, batch_size, steps, **compile_options)
     done = run.restore(model)
     shard = distribution.process_index_and_count()
-    model.fit(
-        training_batches(
-            training,
-            size,
-            batch_size,
-            augmentation=recipe.augmentation,
-            seed=seed,
+    try:
+        model.fit(
+            training_batches(
+                training,
+                size,
+                batch_size,
+                augmentation=recipe.augmentation,
+                seed=seed,
+                initial_epoch=done,
+                cache=cache,
+                shard=shard,
+            ),
+            validation_data=evaluation_batches(
+                validation,
+                model,
+                batch_size,
+                devices=distribution.device_count(),
+                cache=cache,
+                shard=shard,
+            ),
+            # The batches are shuffled already, which Keras cannot know.
+            shuffle=False,
+            steps_per_epoch=steps,
             initial_epoch=done,
-            cache=cache,
-            shard=shard,
-        ),
-        validation_data=evaluation_batches(
-            validation,
-            model,
-            batch_size,
-            devices=distribution.device_count(),
-            cache=cache,
-            shard=shard,
-        ),
-        # The batches are shuffled already, which Keras cannot know.
-        shuffle=False,
-        steps_per_epoch=steps,
-        initial_epoch=done,
-        epochs=recipe.total_epochs(steps),
-        callbacks=run.callbacks(),
-        verbose=verbose if run.writes else 0,
-    )
-    run.finish()
+            epochs=recipe.total_epochs(steps),
+            callbacks=run.callbacks(),
+            verbose=verbose if run.writes else 0,
+        )
+        run.finish()
+    finally:
+        run.release()
     return run.history()
 
 
-def _check(model, recipe, training, validation):
+def _check(model, recipe, training, validation, run):
+    for name, source in (("training", training), ("validation", validation)):
+        if not isinstance(source, ImageSource):
+            raise ValueError(
+                f"`{name}` must be what `keras_cvt.data.open_source` returns. For a "
+                f"tf.data.Dataset, call `model.fit`. Received: {name}={source!r}"
+            )
+    if not isinstance(run, Run):
+        raise ValueError(
+            "`run` must be a `keras_cvt.training.Run`, such as `training.Run('run')`. "
+            f"Received: run={run!r}"
+        )
     if training.class_names != validation.class_names:
         raise ValueError(
             "Training and validation images must have the same classes. Open the "
@@ -163,10 +184,13 @@ def _check(model, recipe, training, validation):
             f"with `classes={len(training.class_names)}`. "
             f"Received: a model with {model.classes} classes"
         )
-    if not model.description.include_preprocessing:
+    description = model.description
+    description.check_photos()
+    if description.answers != "class":
         raise ValueError(
-            "`keras_cvt.data` gives images of 0-255. Build the model with "
-            "`include_preprocessing=True`."
+            "Images in class folders have one class each: expected a model that ends "
+            "in a softmax over several classes, or in its logits. Received: "
+            f"activation={description.activation!r}, outputs={description.outputs!r}"
         )
     stride = math.prod(stage.config.patch_stride for stage in model.stages)
     if recipe.image_size % stride:
@@ -178,8 +202,9 @@ def _check(model, recipe, training, validation):
         )
     if any(side not in (None, recipe.image_size) for side in model.input_shape[1:3]):
         raise ValueError(
-            f"The model takes images of {model.input_shape[1:3]}. Received: "
-            f"image_size={recipe.image_size}"
+            f"The model takes images of {model.input_shape[1:3]}. Build it without "
+            "`input_shape`, or change the recipe with `dataclasses.replace(recipe, "
+            f"image_size=...)`. Received: a recipe with image_size={recipe.image_size}"
         )
 
 
@@ -238,15 +263,6 @@ def _identity(source):
         for path in paths:
             names.update(path.removeprefix(root) + b"\0")
     return {"count": source.count, "fingerprint": names.hexdigest()}
-
-
-def _notes(training, validation):
-    return {
-        "image_folders": [training.name, validation.name],
-        "backend": keras.backend.backend(),
-        "processes": distribution.process_index_and_count()[1],
-        "keras": keras.__version__,
-    }
 
 
 def set_precision(name: str) -> None:

@@ -35,6 +35,10 @@ class _PerVariable:
         self._rates = {}
         super().apply(grads, trainable_variables)
 
+    def update_step(self, gradient, variable, learning_rate):
+        own_rate = self._decayed(variable, learning_rate)
+        super().update_step(gradient, variable, own_rate)
+
     def _decayed(self, variable, learning_rate):
         """Decay the variable and return its own learning rate."""
         path = self._paths[self._get_variable_index(variable)]
@@ -56,8 +60,9 @@ class _PerVariable:
             f"Its value is {self.no_decay}."
         )
 
-    def _options(self):
+    def get_config(self):
         return {
+            **super().get_config(),
             "multipliers": self.multipliers,
             "weight_decay": self.decay,
             "no_decay": list(self.no_decay),
@@ -119,14 +124,11 @@ class AdamW(_PerVariable, keras.optimizers.Adam):
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient, variable, learning_rate):
-        learning_rate = self._decayed(variable, learning_rate)
         if self._fused:
-            self._fused.update(gradient, variable, learning_rate)
+            own_rate = self._decayed(variable, learning_rate)
+            self._fused.update(gradient, variable, own_rate)
         else:
             super().update_step(gradient, variable, learning_rate)
-
-    def get_config(self):
-        return {**super().get_config(), **self._options()}
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
@@ -158,10 +160,3 @@ class SGD(_PerVariable, keras.optimizers.SGD):
     ):
         super().__init__(learning_rate=learning_rate, momentum=momentum, **kwargs)
         self._check(multipliers or {}, weight_decay, no_decay)
-
-    def update_step(self, gradient, variable, learning_rate):
-        learning_rate = self._decayed(variable, learning_rate)
-        super().update_step(gradient, variable, learning_rate)
-
-    def get_config(self):
-        return {**super().get_config(), **self._options()}

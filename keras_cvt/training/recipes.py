@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_cvt._utils import validation
+from keras_cvt._utils.json_fields import JsonFields
 from keras_cvt.data import Augmentation
 from keras_cvt.description import find_head
 from keras_cvt.training.optimizers import NO_DECAY, SGD, AdamW
@@ -16,7 +17,7 @@ _OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(JsonFields):
     """All settings of a training but the data and the number of devices.
 
     `dataclasses.replace(recipe, epochs=100)` overrides. Set either `epochs` or
@@ -73,6 +74,11 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self):
+        # As JSON gives them.
+        object.__setattr__(self, "no_decay", tuple(self.no_decay))
+        if isinstance(self.augmentation, Mapping):
+            augmentation = Augmentation.from_dict(self.augmentation)
+            object.__setattr__(self, "augmentation", augmentation)
         validation.check_choice(_OPTIMIZERS, optimizer=self.optimizer)
         validation.check_int(
             1,
@@ -223,25 +229,6 @@ class Recipe:
             ),
             metrics=metrics,
             jit_compile=jit_compile,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as values for JSON."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return fields | {
-            "no_decay": list(self.no_decay),
-            "augmentation": self.augmentation.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "Recipe":
-        """Return the recipe of the fields that `to_dict` returned."""
-        return cls(
-            **{
-                **fields,
-                "no_decay": tuple(fields["no_decay"]),
-                "augmentation": Augmentation.from_dict(fields["augmentation"]),
-            }
         )
 
 

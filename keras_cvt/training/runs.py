@@ -1,6 +1,8 @@
 """A training run's folder: what it holds, and how training resumes after a kill."""
 
+import contextlib
 import csv
+import errno
 import importlib.util
 import json
 import logging
@@ -18,20 +20,19 @@ import numpy as np
 
 from keras_cvt._utils import files, optional, plots
 from keras_cvt.training.averages import AveragedWeights, uses_averages
-from keras_cvt.training.distribution import (
-    process_index_and_count,
-    without_distribution,
-)
+from keras_cvt.training.distribution import process_index_and_count, under
 
 logger = logging.getLogger(__name__)
 
-_RUN = "run.json"
-_LOG = "log.csv"
-_FINISHED = "finished"
 # The part of run.json that `training.fit` writes.
 _FIT = "fit"
 # A member of a resume point's archive.
 _STATE = "training_state.npz"
+# An error of the disk that a resume point is extracted to.
+_NOT_DAMAGED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+# The locks of the runs that this process trains. A second `Run` of one folder, such
+# as a notebook makes after an interrupt, shares them.
+_CLAIMED: dict[Path, contextlib.ExitStack] = {}
 
 
 class _Checkpoints(keras.callbacks.Callback):
@@ -40,20 +41,18 @@ class _Checkpoints(keras.callbacks.Callback):
     Writing takes longest here. Keras's `ModelCheckpoint` would write both models.
 
     Args:
-        last: File of the last model.
-        best: File of the model with the best validation accuracy.
-        best_accuracy: The best accuracy of earlier epochs, or None.
+        run: The run.
     """
 
-    def __init__(self, last: Path, best: Path, best_accuracy: float | None):
+    def __init__(self, run: "Run"):
         super().__init__()
-        self.last = last
-        self.best = best
-        self.best_accuracy = -math.inf if best_accuracy is None else best_accuracy
+        self.run = run
+        accuracies = [row.get("val_accuracy", -math.inf) for row in run.history()]
+        self.best_accuracy = max(accuracies, default=-math.inf)
 
     def on_epoch_end(self, epoch, logs=None):
-        with without_distribution():
-            files.write_whole(self.last, self.model.save)
+        with under(None):  # only this process saves
+            files.write_whole(self.run.last, self.model.save)
         accuracy = (logs or {}).get("val_accuracy")
         if accuracy is None:
             logger.warning(
@@ -63,7 +62,7 @@ class _Checkpoints(keras.callbacks.Callback):
             )
         elif accuracy > self.best_accuracy:
             self.best_accuracy = accuracy
-            files.copy_whole(self.last, self.best)
+            files.copy_whole(self.run.last, self.run.best)
 
 
 class ResumePoint(keras.callbacks.Callback):
@@ -118,16 +117,25 @@ class ResumePoint(keras.callbacks.Callback):
         """
         state: list[np.ndarray] = []
         model.optimizer.build(model.trainable_variables)
-        # HDF5 reads back and forth. Within an archive, each step back would read it
-        # from its start again: extract it first.
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            zipfile.ZipFile(path) as archive,
-        ):
-            model.load_weights(archive.extract("model.weights.h5", folder))
+        with tempfile.TemporaryDirectory() as folder:
+            # HDF5 reads back and forth. Within an archive, each step back would read
+            # it from its start again.
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    archive.extractall(folder)
+            # Of a damaged archive, `zipfile` raises errors of many kinds.
+            except Exception as error:
+                if getattr(error, "errno", None) in _NOT_DAMAGED:
+                    raise
+                raise ValueError(
+                    f"{path} is damaged or cannot be read ({error}), and the run "
+                    "cannot continue from it. Start again in another folder. "
+                    "last.keras beside it holds the model of the last epoch."
+                ) from error
+            model.load_weights(Path(folder, "model.weights.h5"))
             # Version 0.1.0 wrote none.
-            if _STATE in archive.namelist():
-                with np.load(archive.extract(_STATE, folder)) as file:
+            if Path(folder, _STATE).exists():
+                with np.load(Path(folder, _STATE)) as file:
                     state = [file[name] for name in file.files]
         variables = _unsaved_variables(model) if state else []
         if len(variables) > len(state):
@@ -171,10 +179,6 @@ class StopOnNaN(keras.callbacks.Callback):
         FloatingPointError: At the end of that batch.
     """
 
-    def __init__(self):
-        super().__init__()
-        self._epoch = 0
-
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
 
@@ -207,6 +211,9 @@ class Run:
             `False`.
 
     Attributes:
+        folder: Path of the folder.
+        best: File of the model with the best validation accuracy.
+        last: File of the model after the last epoch.
         writes: Whether this process writes. If several processes train one model, make
             the run inside of `distribute`: only the first process writes. The others
             read what they resume from, so the folder must be on a shared disk.
@@ -214,7 +221,7 @@ class Run:
 
     Raises:
         OSError: If the folder cannot be written.
-        ValueError: If the folder holds another run.
+        ValueError: If the folder holds another run, or another process trains there.
 
     Example:
         ```python
@@ -230,6 +237,12 @@ class Run:
         resume: bool = False,
     ):
         self.folder = Path(folder)
+        self.best = self.folder / "best.keras"
+        self.last = self.folder / "last.keras"
+        self._record = self.folder / "run.json"
+        self._log = self.folder / "log.csv"
+        self._lock = self.folder.resolve() / ".lock"
+        self._finished = self.folder / "finished"
         self.writes = process_index_and_count()[0] == 0
         self._compared = settings is not None
         self._generator_states: Sequence[np.ndarray] = ()
@@ -242,12 +255,13 @@ class Run:
         if _FIT in settings:
             raise ValueError(f"`settings` must not have the key {_FIT!r}.")
         if not self.resumed:
+            self._claim()
             files.write_json(self._record, settings)
             return
         if not resume:
             raise ValueError(
-                f"{self.folder} already holds a run. Continue it with `resume=True`, "
-                "or choose another folder."
+                f"{self.folder} already holds a run. Continue it with "
+                "`training.Run(folder, resume=True)`, or choose another folder."
             )
         if self._compared:
             found = self._read()
@@ -267,6 +281,7 @@ class Run:
         """
         if not self.writes:
             return
+        self._claim()
         # Options of Keras may be NumPy's numbers.
         settings, found = _as_json(settings, default=str), self._read()
         # Version 0.1.0 left it to the caller to record these settings.
@@ -295,9 +310,30 @@ class Run:
                 )
             )
 
-    @property
-    def _record(self):
-        return self.folder / _RUN
+    def _claim(self):
+        """Keep other processes out until `release`, or until this process ends."""
+        if self.finished or (self._lock in _CLAIMED and self._lock.exists()):
+            return
+        self.release()
+        self._lock.touch()
+        with contextlib.ExitStack() as stack:
+            free = stack.enter_context(files.lock(self._lock))
+            if free is False:
+                raise ValueError(
+                    f"Another process has the run in {self.folder} open. Wait until it "
+                    "ends, end it, or choose another folder."
+                )
+            if free is None:
+                logger.warning(
+                    "The disk of %s has no locks. Make sure that no other process "
+                    "trains there.",
+                    self.folder,
+                )
+            _CLAIMED[self._lock] = stack.pop_all()
+
+    def release(self) -> None:
+        """Let other processes have the folder; `training.fit` calls it at its end."""
+        _CLAIMED.pop(self._lock, contextlib.ExitStack()).close()
 
     def _read(self):
         return json.loads(self._record.read_text(encoding="utf-8"))
@@ -309,17 +345,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether `finish` was called. There is nothing left to train."""
-        return (self.folder / _FINISHED).exists()
-
-    @property
-    def best(self) -> Path:
-        """File of the model with the best validation accuracy."""
-        return self.folder / "best.keras"
-
-    @property
-    def last(self) -> Path:
-        """File of the model after the last epoch."""
-        return self.folder / "last.keras"
+        return self._finished.exists()
 
     def restore(self, model: keras.Model) -> int:
         """Restore a compiled model to the end of the last whole epoch.
@@ -348,15 +374,19 @@ class Run:
         if not self.writes:
             # Putting in the averages is a computation of all processes.
             return [StopOnNaN(), averages, averages.restore_raw()]
-        self._remove_left_overs()
+        self._claim()
+        # A full disk may have cut its last line.
+        if self._log.exists():
+            rows = self._log.read_text(encoding="utf-8")
+            files.write_text(self._log, rows[: rows.rfind("\n") + 1])
         writers = [
             StopOnNaN(),
             averages,
-            _Checkpoints(self.last, self.best, self._best_accuracy()),
+            _Checkpoints(self),
             averages.restore_raw(),
             # After the models: if a kill comes between, the log has no accuracy that
             # the best model does not have.
-            keras.callbacks.CSVLogger(self.folder / _LOG, append=True),
+            keras.callbacks.CSVLogger(self._log, append=True),
         ]
         # TensorFlow does not install it, and notices only at the first epoch's end.
         if importlib.util.find_spec("tensorboard"):
@@ -375,17 +405,12 @@ class Run:
 
     def history(self) -> list[dict[str, float]]:
         """Return the logged loss and metrics, one dict per epoch."""
-        path = self.folder / _LOG
-        if not path.exists():
+        if not self._log.exists():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
+        with self._log.open(newline="", encoding="utf-8") as file:
             rows = [_numbers(row) for row in csv.DictReader(file)]
         # An epoch that was killed after it was logged is there twice.
         return list({row["epoch"]: row for row in rows}.values())
-
-    def _best_accuracy(self):
-        seen = [row["val_accuracy"] for row in self.history() if "val_accuracy" in row]
-        return max(seen, default=None)
 
     def plot(self) -> Path:
         """Plot loss and accuracy by epoch, and return the file, `curves.png`.
@@ -412,15 +437,11 @@ class Run:
         """Mark the run as finished, and delete what only resuming needs."""
         if not self.writes:
             return
-        files.write_text(self.folder / _FINISHED, "")
+        files.write_text(self._finished, "")
         for file in ResumePoint.found(self.folder):
             file.unlink()
-        self._remove_left_overs()
-
-    def _remove_left_overs(self):
-        """Delete files that a kill left half-written."""
-        for left_over in self.folder.glob(files.TEMPORARY + "*"):
-            shutil.rmtree(left_over)
+        self._lock.unlink(missing_ok=True)
+        self.release()
 
 
 def _numbers(row):

@@ -297,3 +297,96 @@ def test_a_path_is_never_a_published_name(tmp_path, monkeypatch):
     fresh = tiny(activation="gelu")
     load_checkpoint(fresh, Path("imagenet"))
     np.testing.assert_array_equal(outputs(fresh), outputs(model))
+
+
+def wrapped():
+    inputs = keras.Input((64, 64, 3))
+    return keras.Model(inputs, keras.layers.Dense(2)(tiny(include_top=False)(inputs)))
+
+
+# Models whose `.h5` file, Keras's older format, loads as that of any other layers.
+LEGACY = {
+    "a classifier": tiny,
+    "a backbone": lambda: tiny(include_top=False, pooling="avg"),
+    "of a fixed size": lambda: tiny(input_shape=(64, 64, 3)),
+    "with dropout": lambda: tiny(drop_path_rate=0.1),
+    "with a new activation": lambda: tiny().with_activation("softmax"),
+    "as a layer": wrapped,
+    "mixed precision": lambda: tiny(dtype="mixed_bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", LEGACY)
+def test_keras_older_file_of_a_whole_model_loads_without_custom_objects(tmp_path, name):
+    model = LEGACY[name]()
+    model.save(tmp_path / "x.h5")
+    loaded = keras.models.load_model(tmp_path / "x.h5")
+    assert type(loaded) is type(model)
+    np.testing.assert_array_equal(outputs(loaded), outputs(model))
+
+
+@pytest.mark.parametrize("name", ["a classifier", "with dropout"])
+def test_keras_older_file_of_a_whole_model_is_a_checkpoint(tmp_path, name):
+    original, copy = LEGACY[name](), tiny()
+    golden.fill(original)
+    original.compile("adamw", "mse")
+    original.optimizer.build(original.trainable_variables)
+    original.save(tmp_path / "x.h5")
+    report = load_checkpoint(copy, tmp_path / "x.h5")
+    assert len(report.loaded) == 203
+    np.testing.assert_array_equal(outputs(copy), outputs(original))
+
+
+DAMAGES = {
+    "NaN": ("stage0.patch_embed.norm.bias", np.nan),
+    "infinity": ("stage1.blocks.0.mlp.fc1.weight", np.inf),
+    "minus infinity": ("head.bias", -np.inf),
+    "a negative variance": ("stage2.blocks.0.attn.conv_proj_k.bn.running_var", -0.1),
+    "more than float32 can hold": ("norm.weight", 1e39),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_weights_that_cannot_be_meant_are_named(caplog, name):
+    """An error, unless `strict=False` asks for them."""
+    key, value = DAMAGES[name]
+    state = {k: a.astype("float64") for k, a in read_checkpoint(OFFICIAL).items()}
+    state[key].flat[1] = value
+    model = tiny()
+    before = weights(model)
+    with pytest.raises(CheckpointError, match=f"1 arrays: {key}. .*strict=False"):
+        load_checkpoint(model, state)
+    for old, new in zip(before, weights(model), strict=True):
+        np.testing.assert_array_equal(old, new)
+    load_checkpoint(model, state, strict=False)
+    assert key in caplog.text
+    # What is not loaded does not matter.
+    load_checkpoint(model, state, only="stage0" if "stage0" not in key else "stage1")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_arrays_of_any_float_type_are_weights(dtype):
+    import ml_dtypes
+
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    state = read_checkpoint(OFFICIAL)
+    model = tiny()
+    report = load_checkpoint(model, {k: a.astype(kind) for k, a in state.items()})
+    assert len(report.loaded) == 203
+    loaded = state_dict.extract(model)
+    for key in report.loaded:
+        np.testing.assert_array_equal(loaded[key], state[key].astype(kind), key)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "bool", "U1"])
+def test_arrays_of_other_types_are_not_weights(dtype):
+    state = read_checkpoint(OFFICIAL)
+    state["head.bias"] = np.zeros(10).astype(dtype)
+    with pytest.raises(CheckpointError, match="floating-point.*head.bias"):
+        load_checkpoint(tiny(), state)
+
+
+def test_a_tensor_that_numpy_cannot_hold_is_an_error():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(CheckpointError, match="numpy arrays.*Tensor"):
+        load_checkpoint(tiny(), {"head.bias": torch.zeros(10, dtype=torch.bfloat16)})

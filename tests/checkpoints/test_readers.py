@@ -29,8 +29,8 @@ CHECKPOINTS = FOLDER.parent / "checkpoints"
 )
 def test_torch_files_read_as_torch_reads_them(name):
     expected = torch.load(CHECKPOINTS / name, weights_only=True)
-    expected = expected.get("state_dict", expected)
-    expected = {key.removeprefix("module."): t for key, t in expected.items()}
+    if "state_dict" in expected:
+        expected = {f"state_dict.{n}": t for n, t in expected["state_dict"].items()}
     arrays = read_checkpoint(CHECKPOINTS / name)
     assert set(arrays) == set(expected)
     for key, tensor in expected.items():
@@ -144,6 +144,15 @@ HOSTILE_PICKLES = {
     + b"e"
     + b"h\x00h\x02\x85R0" * 200
     + b"}.",
+    "a list is changed into a set of attributes": b"\x80\x02]" + push({"x": 1}) + b"b.",
+    "what stands for a device is called as a function of tensors": b"\x80\x02}"
+    + push("w")
+    + b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch\ndevice\nctorch\nTensor\n)NtRs.",
+    "an object is made without its constructor": b"\x80\x02ctorch\nTensor\n)\x81.",
+    "attributes are given to a tensor's class": b"\x80\x02ctorch\nTensor\n"
+    + push({"numpy": 1})
+    + b"b"
+    + tensor_pickle()[2:],
     "an instance is made": b"\x80\x02(cos\nsystem\nios\nsystem\n.",
 }
 
@@ -168,9 +177,16 @@ def test_tensors_that_share_a_storage_share_its_memory(tmp_path):
     assert np.shares_memory(arrays["w0"], arrays["w999"])
 
 
-def test_an_entry_that_is_not_a_tensor_is_an_error(tmp_path):
-    torch.save({"w": torch.ones(2), "scale": 0.5}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match="scale"):
+def test_only_tensors_are_arrays(tmp_path):
+    """A weight in another form is missing then: see `test_wrappers.py`."""
+    torch.save({"w": torch.ones(2), "scale": 0.5, "b": [0.5]}, tmp_path / "x.pth")
+    assert set(read_checkpoint(tmp_path / "x.pth")) == {"w"}
+
+
+@pytest.mark.parametrize("content", [{}, [], 3, {"w": 0.5}, {"w": {"b": [1.0]}}])
+def test_a_file_without_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="names and their tensors"):
         read_checkpoint(tmp_path / "x.pth")
 
 
@@ -330,6 +346,28 @@ def test_keras_bfloat16_datasets_become_float32(tmp_path):
     array = read_checkpoint(tmp_path / "x.h5")["w"]
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array, values.astype("float32"))
+
+
+def test_attributes_of_an_hdf5_file_are_not_read(monkeypatch):
+    """Reading the damaged one in this file never ends."""
+
+    def read(_):
+        raise AssertionError("an attribute is read")
+
+    for kind in (h5py.Dataset, h5py.Group):
+        monkeypatch.setattr(kind, "attrs", property(read))
+    arrays = read_checkpoint(CHECKPOINTS / "damaged_attribute.h5")
+    assert arrays["v"].dtype == np.float32 and arrays["v"].shape == (2,)
+    assert len(arrays) == 4
+
+
+def test_groups_that_are_nested_too_deep_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        group = file
+        for _ in range(30):
+            group = group.create_group("g" * 50)
+    with pytest.raises(CheckpointError, match="nested too deep"):
+        read_checkpoint(tmp_path / "x.h5")
 
 
 def test_a_folder_and_a_missing_file_have_different_errors(tmp_path):

@@ -1,10 +1,12 @@
 """transformers' `preprocessor_config.json` is written and read."""
 
+import keras
 import numpy as np
 import pytest
 
 import keras_cvt
-from keras_cvt.checkpoints import transformers_format
+from keras_cvt import StageConfig
+from keras_cvt.checkpoints import save_checkpoint, transformers_format
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_cvt.preprocessing import EvalTransform
 
@@ -120,3 +122,66 @@ def test_another_normalisation_is_logged(caplog):
 def test_other_steps_are_logged(caplog, values):
     transformers_format.from_transformers({"size": 64, **values})
     assert next(iter(values)) in caplog.text
+
+
+# Name -> (embed_dim, depth, cls_token) of the stages, other fields, whether
+# transformers runs the network.
+NETWORKS = {
+    "as published": (((8, 1, False), (16, 2, False), (16, 3, True)), {}, True),
+    "deep enough": (((8, 3, False), (16, 2, True)), {}, True),
+    "one stage": (((8, 1, True),), {}, True),
+    "class tokens as wide as the last": (((8, 1, True), (8, 2, True)), {}, True),
+    "no bias, a whole ratio": (
+        ((8, 1, True),),
+        {"qkv_bias": False, "mlp_ratio": 3},
+        True,
+    ),
+    "stage 1 of one block": (((8, 1, False), (16, 1, True)), {}, False),
+    "stage 2 of two blocks": (((8, 1, False), (8, 2, False), (8, 2, True)), {}, False),
+    "no class token": (((8, 1, False), (16, 2, False)), {}, False),
+    "a narrow class token": (((8, 1, True), (16, 2, True)), {}, False),
+    "average pooling": (((8, 1, True),), {"projection": "avg"}, False),
+    "linear": (((8, 1, True),), {"projection": "linear"}, False),
+    "heads of another width": (((8, 1, True),), {"head_dim": 4}, False),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_transformers_can_run_is_known(tmp_path, name):
+    """What is saved for it gives the same logits there; all else is refused."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    stages, fields, runs = NETWORKS[name]
+    config = keras_cvt.CvTConfig(
+        tuple(
+            StageConfig(width, depth, 1, 3, 2, 1, cls_token=token, **fields)
+            for width, depth, token in stages
+        ),
+        activation="gelu",
+    )
+    assert (transformers_format.obstacles(config) == "") == runs
+    keras.utils.set_random_seed(0)
+    model = keras_cvt.CvT(
+        config, classes=3, classifier_activation=None, include_preprocessing=False
+    )
+    if not runs:
+        with pytest.raises(ValueError, match="transformers"):
+            save_checkpoint(model, tmp_path / "folder", layout="transformers")
+        return
+    save_checkpoint(model, tmp_path / "folder", layout="transformers")
+    reference = transformers.CvtForImageClassification.from_pretrained(
+        tmp_path / "folder"
+    ).eval()
+    images = np.random.default_rng(0).standard_normal((2, 32, 32, 3), dtype="float32")
+    with torch.inference_mode():
+        logits = reference(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits
+    ours = keras.ops.convert_to_numpy(model(images))
+    np.testing.assert_allclose(ours, logits.numpy(), rtol=0, atol=2e-5)
+
+
+def test_transformers_cannot_even_build_what_is_refused_for_its_depth():
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(IndexError):
+        transformers.CvtForImageClassification(
+            transformers.CvtConfig(embed_dim=[8, 64, 64], depth=[1, 1, 3])
+        )

@@ -173,7 +173,7 @@ def test_a_folder_that_is_not_a_training_class_is_named(folder):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [(None, "no file"), ("a.webp", "1 .webp"), (".DS_Store", "no file")],
+    [(None, "no file"), ("a.svg", "1 .svg"), (".DS_Store", "no file")],
 )
 def test_a_class_without_images_is_named_with_what_it_holds(folder, file, content):
     (folder / "train/yak").mkdir()
@@ -184,9 +184,9 @@ def test_a_class_without_images_is_named_with_what_it_holds(folder, file, conten
 
 
 def test_files_that_are_not_images_are_left_out_and_reported(folder, caplog):
-    write(folder, {"train/cat/a.webp": b"x", "train/dog/notes.txt": b"x"})
+    write(folder, {"train/cat/a.svg": b"x", "train/dog/notes.txt": b"x"})
     assert data.open_source(folder, "train").count == 9
-    assert "2 files" in caplog.text and ".webp" in caplog.text
+    assert "2 files" in caplog.text and ".svg" in caplog.text
 
 
 def test_hidden_files_and_folders_are_ignored_without_a_message(folder, caplog):
@@ -236,7 +236,7 @@ CORRUPT = {
     "endless.png": encoded(50)[:-12],
     "half.bmp": encoded(50, "bmp")[:-300],
     "half.gif": encoded(50, "gif")[:-300],
-    "bits.bmp": encoded(50, "bmp", "1"),
+    "half.tif": encoded(50, "tiff")[:-300],
 }
 
 
@@ -251,29 +251,6 @@ def test_corrupt_images_are_left_out_and_named(folder, caplog):
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "10 of 19 images" in record.message and "and 5 more" in record.message
-
-
-@pytest.mark.parametrize(
-    ("suffix", "mode", "options"),
-    [
-        ("jpg", "L", {}),
-        ("jpg", "CMYK", {}),
-        ("jpg", "RGB", {"progressive": True}),
-        ("png", "L", {}),
-        ("png", "LA", {}),
-        ("png", "P", {}),
-        ("png", "1", {}),
-        ("png", "I;16", {}),
-        ("png", "RGBA", {}),
-        ("bmp", "RGB", {}),
-        ("bmp", "L", {}),
-        ("gif", "P", {}),
-        ("gif", "RGB", {"save_all": True, "append_images": [Image.new("RGB", (9, 9))]}),
-    ],
-)
-def test_images_of_every_common_kind_pass_the_check(folder, suffix, mode, options):
-    write(folder, {f"train/cat/new.{suffix}": encoded(99, suffix, mode, **options)})
-    assert data.open_source(folder, "train").corrupt == ()
 
 
 def test_a_jpeg_with_the_suffix_png_can_be_read(folder):

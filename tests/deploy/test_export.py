@@ -227,7 +227,16 @@ def test_a_large_network_is_saved_with_variables(model, tmp_path, monkeypatch):
 
 
 @tensorflow_only
-@pytest.mark.parametrize("bad", [b"", b"no image", encoded((90, 120), "JPEG")[:200]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(b"", b"no image", encoded((90, 120), "JPEG")[:200]),
+        # Pillow reads these, but TensorFlow reads them differently or not at all.
+        *(encoded((90, 120), name) for name in ("GIF", "BMP", "TIFF", "WEBP")),
+        # The header of a PNG of 20,000 x 20,000 pixels; the rest is not reached.
+        encoded((90, 120), "PNG")[:16] + 2 * b"\0\0\x4e\x20" + b"\x08\2\0\0\0",
+    ],
+)
 def test_bytes_that_are_not_an_image_fail_only_their_request(folder, bad):
     import tensorflow as tf
 

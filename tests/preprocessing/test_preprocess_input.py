@@ -153,15 +153,48 @@ def test_overshoot_of_bicubic_stays_in_0_to_255():
 # Types of images
 
 
-@pytest.mark.parametrize(
-    "mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I", "F", "I;16"]
-)
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1", "I", "F"])
 def test_pil_images_of_any_mode_become_rgb_as_pil_converts(mode):
-    image = photo("chelsea.png", size=(90, 60))
-    image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
+    image = photo("chelsea.png", size=(90, 60)).convert(mode)
     result = preprocess_input(image, CROP_224)
     reference = pil_reference(image.convert("RGB"), CROP_224)
     np.testing.assert_array_equal(result[0], reference)
+
+
+def test_12_bits_in_a_tiff_are_refused(tmp_path):
+    """Its upper bytes would be almost black."""
+    values = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype("uint16")
+    path = tmp_path / "camera.tif"
+    Image.fromarray(values).save(path)
+    with pytest.raises(ValueError, match="16 bits in 0-65535.*at most 4095"):
+        preprocess_input(path, EvalTransform((32, 32), None))
+    Image.fromarray(values * 16).save(path)
+    image = preprocess_input(path, EvalTransform((32, 32), None))
+    assert image.min() < 10 and image.max() > 245
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N"])
+def test_of_16_bits_the_upper_8_are_taken(mode):
+    # Pillow reads colour images of 16 bits so, but clips grey values at 255.
+    grey = photo("chelsea.png", size=(90, 60)).convert("L")
+    byte_order = {"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
+    values = np.asarray(grey).astype(byte_order) * 256 + 77
+    image = Image.frombytes(mode, grey.size, values.astype(byte_order).tobytes())
+    result = preprocess_input(image, CROP_224)
+    np.testing.assert_array_equal(result[0], pil_reference(grey, CROP_224))
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"),
+    [
+        *(("I", pair) for pair in [(0, 256), (-1, 5), (0, 65535)]),
+        *(("F", pair) for pair in [(0, 256), (-1, 5), (0, 1), (0, np.nan)]),
+    ],
+)
+def test_grey_values_of_32_bits_that_are_not_pixels_are_refused(mode, values):
+    array = np.tile(np.array(values), (9, 5)).astype({"I": "int32", "F": "f4"}[mode])
+    with pytest.raises(ValueError, match="32 bits in 0-255(?s:.*)Received: values"):
+        preprocess_input(Image.fromarray(array), CROP_224)
 
 
 def test_exif_orientation_is_not_applied(tmp_path):

@@ -42,9 +42,7 @@ def main(kind, images, output, *options):
         learning_rate_batch=BATCH_SIZE,
         drop_path_rate=0.0,
     )
-    config = keras_cvt.CvTConfig(
-        (StageConfig(8, 1, 1, 3, 2, 1), StageConfig(16, 2, 2, 3, 2, 1, cls_token=True))
-    )
+    config = keras_cvt.CvTConfig((StageConfig(16, 1, 2, 3, 4, 1, cls_token=True),))
     source = data.open_source(images, "train")
     held_out = data.open_source(images, "validation")
     with training.distribute(kind, BATCH_SIZE):

@@ -179,10 +179,16 @@ def test_averages_of_float16_with_its_loss_scale_are_validated(tmp_path):
 def test_a_model_with_averages_is_evaluated_saved_and_trained_again(
     trainings, tmp_path
 ):
-    model = trainings(True).model
-    model.evaluate(IMAGES, TARGETS, verbose=0)
+    model, history = trainings(True).model, trainings(True).history
+    loss, _ = model.evaluate(IMAGES, TARGETS, batch_size=4, verbose=0)
+    assert loss == pytest.approx(history[-1]["val_loss"], rel=1e-5)
     model.save(tmp_path / "model.keras")
-    model.fit(IMAGES, TARGETS, verbose=0)
+    before = model.get_weights()
+    assert_same(keras.models.load_model(tmp_path / "model.keras").get_weights(), before)
+    trained = model.fit(IMAGES, TARGETS, batch_size=4, verbose=0).history
+    assert np.isfinite(trained["loss"]).all()
+    # The head's bias, the last weight.
+    assert not np.array_equal(model.get_weights()[-1], before[-1])
 
 
 def test_a_resume_point_of_another_optimizer_is_refused(trainings):

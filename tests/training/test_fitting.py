@@ -12,7 +12,7 @@ from image_folders import write_folder
 import keras_cvt
 from keras_cvt import StageConfig, data, training
 
-pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.any_backend
 
 CONFIG = keras_cvt.CvTConfig(
@@ -215,6 +215,20 @@ def test_a_run_is_resumed_after_its_images_moved(run, photos, tmp_path):
     last = keras.models.load_model(run.last)
     for a, b in zip(model.get_weights(), last.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+    # A kill in the last moment may have left it.
+    (run.folder / "resume-000002.keras").touch()
+    fit(training.Run(run.folder, resume=True), moved, use_ema=True)
+    assert not list(run.folder.glob("resume-*"))
+
+
+def test_the_same_seed_gives_the_same_training_again(began, photos, tmp_path):
+    with pytest.raises(Killed):
+        fit(StoppedRun(tmp_path / "run"), photos, use_ema=True)
+    files = began / "last.keras", tmp_path / "run" / "last.keras"
+    a, b = (keras.models.load_model(file).get_weights() for file in files)
+    for one, other in zip(a, b, strict=True):
+        # Threads may add up in another order.
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 # Runs that version 0.1.0 began: the caller recorded the settings, or nobody.
@@ -271,6 +285,19 @@ def test_a_model_that_does_not_fit_the_images_is_refused(
     run = training.Run(tmp_path / "run")
     with pytest.raises(ValueError, match=message):
         training.fit(model, RECIPE, images, images, run, batch_size=4)
+
+
+def test_what_is_no_source_and_no_run_is_refused_by_what_to_pass(photos, tmp_path):
+    images = data.open_source(photos, "train")
+    model = keras_cvt.CvT(CONFIG, classes=2, classifier_activation=None)
+    run = training.Run(tmp_path / "run")
+    for arguments, message in (
+        ((tf.data.Dataset.range(2), images, run), "`training` must.*call `model.fit`"),
+        ((images, None, run), "`validation` must.*Received: validation=None"),
+        ((images, images, "run"), r"`run` must be .*training.Run\('run'\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            training.fit(model, RECIPE, *arguments)
 
 
 def test_an_image_size_that_the_stride_does_not_divide_is_refused(photos, tmp_path):

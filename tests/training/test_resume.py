@@ -70,48 +70,66 @@ def weights(folder):
     return [keras.ops.convert_to_numpy(v) for v in model.weights]
 
 
-@pytest.mark.parametrize(
-    ("environment", "options"),
-    [(ONE_DEVICE, ()), (TWO_DEVICES, ("--distribute=data_parallel",))],
-    ids=["one device", "two devices"],
-)
-def test_a_killed_run_ends_as_one_that_was_not_killed(
-    images, tmp_path, environment, options
-):
-    finished(start(images, tmp_path / "whole", *options, environment=environment))
-    killed = start(images, tmp_path / "killed", *options, environment=environment)
-    while not list((tmp_path / "killed").glob("resume-*.keras")):
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """Return the folder of a run on one device that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finished(start(images, folder))
+    return folder
+
+
+def kill(images, folder, *options, number=signal.SIGKILL, environment=ONE_DEVICE):
+    """Kill a run after its first epoch."""
+    killed = start(images, folder, *options, environment=environment)
+    while not list(folder.glob("resume-*.keras")):
         assert killed.poll() is None
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
+    killed.send_signal(number)
     killed.communicate()
-    assert not (tmp_path / "killed" / "curves.png").exists()
+    assert killed.returncode == -number
+    assert not (folder / "curves.png").exists()
 
-    resumed = (*options, "--resume")
-    finished(start(images, tmp_path / "killed", *resumed, environment=environment))
-    for a, b in zip(
-        weights(tmp_path / "killed"), weights(tmp_path / "whole"), strict=True
-    ):
+
+def assert_same_weights(folder, other):
+    for a, b in zip(weights(folder), weights(other), strict=True):
         # Threads add up in another order from run to run.
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    names = {path.name for path in (tmp_path / "killed").iterdir()}
+
+
+def test_a_killed_run_ends_as_one_that_was_not_killed(images, whole, tmp_path):
+    folder = tmp_path / "killed"
+    kill(images, folder)
+    finished(start(images, folder, "--resume"))
+    assert_same_weights(folder, whole)
+    names = {path.name for path in folder.iterdir()}
     assert names >= {"best.keras", "last.keras", "log.csv", "curves.png", "run.json"}
-    assert not any(name.startswith("resume-") for name in names)
+    assert not any(name.startswith(("resume-", ".")) for name in names)
 
-    before = (tmp_path / "killed" / "log.csv").read_bytes()
-    again = start(images, tmp_path / "killed", *resumed, environment=environment)
-    assert "is a finished run" in finished(again)
-    assert (tmp_path / "killed" / "log.csv").read_bytes() == before
+    before = (folder / "log.csv").read_bytes()
+    assert "is a finished run" in finished(start(images, folder, "--resume"))
+    assert (folder / "log.csv").read_bytes() == before
 
 
-def test_a_run_with_another_batch_size_is_not_resumed(images, tmp_path):
-    finished(start(images, tmp_path / "run"))
-    for extra, message in (
+def test_a_run_of_two_devices_ends_the_same_after_a_sigterm(images, tmp_path):
+    options = ("--distribute=data_parallel",)
+    folder = tmp_path / "killed"
+    kill(images, folder, *options, number=signal.SIGTERM, environment=TWO_DEVICES)
+    finished(start(images, folder, *options, "--resume", environment=TWO_DEVICES))
+    finished(start(images, tmp_path / "whole", *options, environment=TWO_DEVICES))
+    assert_same_weights(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         (("--resume", "--batch-size=4"), "batch_size: there 8, now 4"),
         ((), "already holds a run. Continue it with --resume, or choose"),
-    ):
-        process = start(images, tmp_path / "run", *extra)
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode != 0
-        assert message in output
-        assert "Traceback" not in output
+    ],
+    ids=["another batch size", "without being told"],
+)
+def test_a_run_is_not_resumed(images, whole, options, message):
+    process = start(images, whole, *options)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert message in output
+    assert "Traceback" not in output

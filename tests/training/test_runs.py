@@ -1,26 +1,30 @@
 """What a training run writes, what it refuses, and when it stops."""
 
+import errno
 import json
+import os
 import shutil
+import sys
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 
-import keras_cvt
-from keras_cvt import StageConfig
+from keras_cvt._utils import files
 from keras_cvt.training import Run
 
 pytestmark = pytest.mark.any_backend
 
-CONFIG = keras_cvt.CvTConfig((StageConfig(8, 1, 1, 3, 2, 1, cls_token=True),))
 IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
 LABELS = np.arange(8) % 3
 
 
 @pytest.fixture
 def model():
-    model = keras_cvt.CvT(CONFIG, classes=3, classifier_activation=None)
+    # Any model of Keras: a run does not look into it.
+    layers = [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
     model.compile(
         keras.optimizers.SGD(momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -106,13 +110,121 @@ def test_a_kill_while_the_best_model_is_written_leaves_the_one_before(
     assert run.last.read_bytes() != best
 
 
-def test_a_resume_removes_what_a_kill_left_half_written(model, tmp_path):
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
+def test_what_a_kill_left_half_written_is_removed_and_nothing_else(tmp_path):
+    run = Run(tmp_path, {})
+    for name in (".writing-killed", ".writing-writes"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".lock").touch()
+    with files.lock(tmp_path / ".writing-writes" / ".lock"):
+        run.finish()
+        assert [p.name for p in tmp_path.glob(".*")] == [".writing-writes"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    (tmp_path / ".lock").touch()
+    # As another process would hold it.
+    with files.lock(tmp_path / ".lock"):
+        with pytest.raises(ValueError, match="Another process has the run in .* Wait"):
+            Run(tmp_path, {})
+        (tmp_path / "log.csv").write_text("epoch,loss\n0,1.0\n")
+        (tmp_path / "run.json").write_text("{}")
+        run = Run(tmp_path, {}, resume=True)
+        assert len(run.history()) == 1
+        for train in (run.callbacks, lambda: run.record({}, {})):
+            with pytest.raises(
+                ValueError, match="Another process has the run in .* Wait"
+            ):
+                train()
+    run.callbacks()
+    Run(tmp_path, {}, resume=True).callbacks()
+    # An idle notebook does not keep the folder.
+    run.release()
+    with files.lock(tmp_path / ".lock") as free:
+        assert free
+    run.finish()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
+def test_a_folder_that_was_deleted_is_locked_again(tmp_path):
+    folder = tmp_path / "run"
+    Run(folder, {})
+    shutil.rmtree(folder)
+    run = Run(folder, {})
+    with files.lock(folder / ".lock") as free:
+        assert free is False
+    run.finish()
+
+
+def test_a_disk_that_is_full_is_not_a_damaged_resume_point(
+    model, tmp_path, monkeypatch
+):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     run = Run(tmp_path, {})
     fit(model, run, epochs=1)
-    (tmp_path / ".writing-killed").mkdir()
-    (tmp_path / ".writing-killed" / "best.keras").write_bytes(b"half")
-    fit(model, Run(tmp_path, {}, resume=True), initial_epoch=1)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", full)
+    with pytest.raises(OSError, match="space"):
+        run.restore(model)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_resume_point_is_named_and_nothing_is_lost(model, tmp_path, damage):
+    run = Run(tmp_path, {})
+    fit(model, run, epochs=1)
+    (point,) = tmp_path.glob("resume-*.keras")
+    content = bytearray(point.read_bytes())
+    content[len(content) // 2] ^= 255
+    halves = {"cut": content[: len(content) // 2], "flipped": content, "empty": b""}
+    point.write_bytes(halves[damage])
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    message = f"{point.name} is damaged .* in another folder. last.keras .* holds"
+    with pytest.raises(ValueError, match=message):
+        Run(tmp_path, {}, resume=True).restore(model)
+    after = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert after == before
+
+
+def test_a_line_of_the_log_that_was_cut_is_written_again(model, tmp_path):
+    run = Run(tmp_path, {})
+    fit(model, run)
+    whole = run.history()
+    log = tmp_path / "log.csv"
+    log.write_bytes(log.read_bytes()[:-9])
+    run = Run(tmp_path, {}, resume=True)
+    fit(model, run, initial_epoch=1)
+    rows = run.history()
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert rows[0] == whole[0] and rows[1].keys() == whole[1].keys()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.parametrize("share", [0.5, 1.001], ids=["the model", "the resume point"])
+def test_a_full_disk_ends_the_run_and_it_resumes_when_there_is_space(
+    model, tmp_path, share
+):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    run = Run(tmp_path, {})
+    fit(model, run, epochs=1)
+    size = int(share * run.last.stat().st_size)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fit(model, Run(tmp_path, {}, resume=True), initial_epoch=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.glob("resume-*")] == ["resume-000001.keras"]
     assert not list(tmp_path.glob(".writing-*"))
+    run = Run(tmp_path, {}, resume=True)
+    assert run.restore(model) == 1
+    fit(model, run, initial_epoch=1)
+    assert keras.models.load_model(run.last) is not None
+    assert [row["epoch"] for row in run.history()] == [0, 1]
 
 
 def test_a_resume_finds_the_optimizer_as_the_last_epoch_left_it(model, tmp_path):
@@ -136,7 +248,7 @@ def test_a_run_is_not_overwritten(tmp_path):
     Run(tmp_path, {"seed": 0})
     (tmp_path / "log.csv").write_text("epoch,loss\n0,1.0\n")
     for settings in (None, {"seed": 0}):
-        with pytest.raises(ValueError, match="holds a run. .* with `resume=True`"):
+        with pytest.raises(ValueError, match="holds a run. .*resume=True"):
             Run(tmp_path, settings)
     with pytest.raises(ValueError, match="differ in seed: there 0, now 1"):
         Run(tmp_path, {"seed": 1}, resume=True)

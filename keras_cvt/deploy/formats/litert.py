@@ -113,7 +113,8 @@ FORMAT = FileFormat(
     # A dynamic batch breaks the graph into pieces.
     default_batch_size=1,
     runtime="ai_edge_litert.interpreter",
-    usage="""LiteRT, `{path}`, one image of 0-255 per call, float32 (1, {size}, 3):
+    usage="""LiteRT, `{path}`, one image of {values} per call, float32
+(1, {size}, {channels}):
 
 ```python
 from ai_edge_litert.interpreter import Interpreter

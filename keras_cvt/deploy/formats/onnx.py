@@ -144,7 +144,8 @@ FORMAT = FileFormat(
     read_metadata=read_metadata,
     suffix=".onnx",
     runtime="onnxruntime",
-    usage="""ONNX Runtime, `{path}`, images of 0-255, float32 (N, {size}, 3):
+    usage="""ONNX Runtime, `{path}`, images of {values}, float32
+(N, {size}, {channels}):
 
 ```python
 import onnxruntime

@@ -9,6 +9,7 @@ import keras
 from keras_cvt._utils.optional import tf
 from keras_cvt.deploy import tensorflow_graphs
 from keras_cvt.deploy.file_format import METADATA, ExportOptions, FileFormat, Runtime
+from keras_cvt.preprocessing import decoding
 from keras_cvt.preprocessing.tensors import transform_tensor
 
 # SavedModel reserves this folder for files of other programs.
@@ -18,13 +19,13 @@ _METADATA_FILE = f"assets.extra/{METADATA}.json"
 def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
     """Write a SavedModel.
 
-    A classifier that takes pixels also gets the signature `classify_encoded`. It takes
+    A classifier that takes photos also gets the signature `classify_encoded`. It takes
     `encoded`, JPEG or PNG files as strings (B,), and returns `labels`, class names
-    (B, top), and `scores` (B, top), best first. Bytes that are not an image fail with
-    InvalidArgument.
+    (B, top), and `scores` (B, top), best first. Pixels are those of `preprocess_input`.
+    Other bytes, and images that it refuses for their size, fail with InvalidArgument.
     """
     description, classify = options.description, None
-    if description.is_classifier and description.value_range is not None:
+    if description.is_classifier and description.takes_photos:
         classify = functools.partial(_classify, description, options.top)
     tensorflow_graphs.save(network, path, options.shape, classify=classify)
     file = path / _METADATA_FILE
@@ -34,19 +35,14 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
 
 def _classify(description, top, encoded, network):
     def decode(file):
-        pixels = tf.cond(
-            tf.io.is_jpeg(file),
-            # The default method differs by up to 10 levels.
-            lambda: tf.io.decode_jpeg(file, channels=3, dct_method="INTEGER_ACCURATE"),
-            lambda: tf.io.decode_png(file, channels=3),
-        )
+        pixels = decoding.decode(file, others=decoding.refuse)
         return transform_tensor(pixels, description.eval_transform)
 
     names = description.class_names or tuple(map(str, range(description.classes)))
     images = tf.map_fn(decode, encoded, fn_output_signature="float32")
     (scores,) = network(images)
-    if description.outputs == "logits":
-        scores = tf.nn.softmax(scores)
+    if description.score_activation is not None:
+        scores = getattr(tf.nn, description.score_activation)(scores)
     scores, best = tf.math.top_k(scores, min(top, len(names)))
     return {"labels": tf.gather(tf.constant(names), best), "scores": scores}
 

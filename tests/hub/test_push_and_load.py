@@ -405,12 +405,23 @@ def test_a_model_that_computes_in_front_of_the_network_is_refused(tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == earlier
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The files that a push of a quick_gelu network uploads."""
+    folder = tmp_path_factory.mktemp("page")
+    hub.write_folder(hub_models.classifier("quick_gelu"), folder, repo_id=REPO)
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 @pytest.fixture
-def flowers(tmp_path, monkeypatch):
-    """A server with a pushed quick_gelu network."""
+def flowers(page, tmp_path, monkeypatch):
+    """A server with the files of a pushed quick_gelu network."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    with loopback(tmp_path, monkeypatch) as server:
-        hub.push(hub_models.classifier("quick_gelu"), REPO)
+    with loopback(tmp_path, monkeypatch, {REPO: dict(page)}) as server:
         yield server
 
 

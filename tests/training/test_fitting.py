@@ -13,7 +13,8 @@ import keras_cvt
 from keras_cvt import StageConfig, data, training
 
 tf = pytest.importorskip("tensorflow")
-pytestmark = pytest.mark.any_backend
+# The others test the same code on all backends, and JAX compiles each for half a minute.
+any_backend = pytest.mark.any_backend
 
 CONFIG = keras_cvt.CvTConfig(
     (
@@ -221,6 +222,7 @@ def test_a_run_is_resumed_after_its_images_moved(run, photos, tmp_path):
     assert not list(run.folder.glob("resume-*"))
 
 
+@any_backend
 def test_the_same_seed_gives_the_same_training_again(began, photos, tmp_path):
     with pytest.raises(Killed):
         fit(StoppedRun(tmp_path / "run"), photos, use_ema=True)
@@ -252,6 +254,7 @@ def test_settings_that_the_caller_recorded_are_compared(run, photos):
         fit(run, photos, batch_size=2, use_ema=True)
 
 
+@any_backend
 def test_a_run_with_another_drop_path_than_its_recipes_continues(run, photos, caplog):
     recipe = dataclasses.replace(RECIPE, drop_path_rate=0.1, steps=6)
     run = as_version_0_1_0(run, recipe=recipe.to_dict())

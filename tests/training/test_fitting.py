@@ -13,7 +13,7 @@ import keras_cvt
 from keras_cvt import StageConfig, data, training
 
 tf = pytest.importorskip("tensorflow")
-# The others test the same code on all backends, and JAX compiles each for half a minute.
+# The others test what no backend changes, and JAX compiles for half a minute each.
 any_backend = pytest.mark.any_backend
 
 CONFIG = keras_cvt.CvTConfig(

@@ -1,19 +1,18 @@
 """Every kind of head in every program that reads outputs: right, or refused."""
 
-import contextlib
 import importlib.util
-import io
 import json
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from command_line import run
 from keras import layers
 from PIL import Image
 
 import keras_cvt
-from keras_cvt import CvTConfig, CvTModel, StageConfig, cli, conversion, deploy, hub
+from keras_cvt import CvTConfig, CvTModel, StageConfig, conversion, deploy, hub
 from keras_cvt.checkpoints import save_checkpoint, sources
 from keras_cvt.deploy.file_format import Runtime
 from keras_cvt.deploy.verification import compare
@@ -170,13 +169,6 @@ def test_the_model_says_what_its_outputs_answer(models, name):
 
 
 # The command line
-
-
-def run(*arguments):
-    printed, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-        status = cli.main(list(map(str, arguments)))
-    return status, printed.getvalue(), errors.getvalue()
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -1,18 +1,18 @@
 """Layers in front of the network, in every program that feeds or writes a model."""
 
 import contextlib
-import io
 import json
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+from command_line import run
 from keras import layers
 from PIL import Image
 
 import keras_cvt
-from keras_cvt import CvTConfig, StageConfig, cli, conversion, deploy, hub
+from keras_cvt import CvTConfig, StageConfig, conversion, deploy, hub
 from keras_cvt.checkpoints import save_checkpoint, sources
 from keras_cvt.description import _is_inert, _keeps_range
 from keras_cvt.hub import loading
@@ -170,13 +170,6 @@ def test_example_images_are_what_the_model_takes(models, name):
     assert images.shape == (2, *models[name].input_shape[1:])
     assert (images.max() > 100) == FRONTS[name][2]
     assert np.isfinite(models[name].predict(images, verbose=0)).all()
-
-
-def run(*arguments):
-    printed, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
-        status = cli.main(list(map(str, arguments)))
-    return status, printed.getvalue(), errors.getvalue()
 
 
 @pytest.mark.parametrize("name", FRONTS)

@@ -80,7 +80,8 @@ def fit(
     """
     batch_size = recipe.batch_size if batch_size is None else batch_size
     size = (recipe.image_size, recipe.image_size)
-    _check(model, recipe, training, validation, run)
+    _check_types(training, validation, run)
+    _check(model, recipe, training, validation)
     model.class_names = training.class_names
     if not (model.source_weights or _FINE_TUNED).startswith(_FINE_TUNED):
         model.source_weights = f"{_FINE_TUNED} {model.source_weights}"
@@ -161,7 +162,7 @@ def fit(
     return run.history()
 
 
-def _check(model, recipe, training, validation, run):
+def _check_types(training, validation, run):
     for name, source in (("training", training), ("validation", validation)):
         if not isinstance(source, ImageSource):
             raise ValueError(
@@ -173,6 +174,9 @@ def _check(model, recipe, training, validation, run):
             "`run` must be a `keras_cvt.training.Run`, such as `training.Run('run')`. "
             f"Received: run={run!r}"
         )
+
+
+def _check(model, recipe, training, validation):
     if training.class_names != validation.class_names:
         raise ValueError(
             "Training and validation images must have the same classes. Open the "

@@ -61,6 +61,8 @@ def matmul_torch(args):
 CONTENDERS = {
     "keras_cvt compiled call": networks.keras_cvt_call,
     "keras_cvt predict": keras_cvt_predict,
+    "keras_cvt on PyTorch": networks.keras_cvt_torch,
+    "keras_cvt on JAX, compiled": networks.keras_cvt_jax,
     "transformers eager": networks.transformers_eager,
     "transformers torch.compile": transformers_compiled,
 }

@@ -18,6 +18,47 @@ def keras_cvt_call(args):
     return compiled_call(args, keras_model(args))
 
 
+def keras_cvt_jax(args):
+    """Return the compiled call of an unchanged model on JAX."""
+    use_backend("jax")
+    import jax
+
+    model = keras_model(args)
+    variables = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+    images = jax.numpy.asarray(pixels(args.batch_size, args.image_size))
+
+    @jax.jit
+    def call(variables, others, images):
+        return model.stateless_call(variables, others, images, training=False)[0]
+
+    return (
+        lambda: call(variables, others, images).block_until_ready(),
+        args.batch_size,
+    )
+
+
+def keras_cvt_torch(args):
+    """Return the eager call of an unchanged model on PyTorch."""
+    use_backend("torch")
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model = keras_model(args)
+    images = torch.from_numpy(pixels(args.batch_size, args.image_size))
+
+    def run():
+        with torch.inference_mode():
+            return model(images, training=False)
+
+    return run, args.batch_size
+
+
+def use_backend(name):
+    """Choose Keras's backend of this process, before it imports Keras."""
+    os.environ["KERAS_BACKEND"] = name
+
+
 def compiled_call(args, model):
     images = pixels(args.batch_size, args.image_size)
     if os.environ["KERAS_BACKEND"] != "tensorflow":

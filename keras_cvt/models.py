@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from keras_cvt import profile
-from keras_cvt._utils import tensorflow_training, validation
+from keras_cvt._utils import pipelines, tensorflow_training, validation
 from keras_cvt.config import CvTConfig
 from keras_cvt.description import (
     OUTPUT_KINDS,
@@ -189,6 +189,14 @@ class CvTModel(keras.Model):
                 )
             levels[f"P{stride.bit_length() - 1}"] = feature_map
         return levels
+
+    @property
+    def distribute_strategy(self) -> Any:
+        # Only TensorFlow's models have one.
+        strategy = super().distribute_strategy
+        if strategy.num_replicas_in_sync > 1:
+            return strategy
+        return pipelines.StrategyWithoutTuner(strategy)
 
     def make_train_function(self, force=False):
         tensorflow_training.build_optimizer(self)

@@ -1,9 +1,9 @@
 """Reading and decoding of image files in `tf.data`."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
+from keras_cvt._utils import pipelines
 from keras_cvt._utils.optional import tf
 from keras_cvt.preprocessing import decoding
 
@@ -16,21 +16,14 @@ def parallel_map(
 
 
 def prefetch(batches: "tf.data.Dataset", steps: int) -> "tf.data.Dataset":
-    """Make two batches in advance, and turn TensorFlow's tuner of pipelines off.
-
-    The tuner looks at the pipeline at intervals that double up to a minute, and the end
-    of training sometimes waits for the next one. Without it, maps run on all cores.
+    """Make two batches in advance, without tf.data's tuner, on all cores.
 
     Args:
         batches: Batches. TensorFlow may not know how many.
         steps: Number of batches, or `tf.data.INFINITE_CARDINALITY`.
     """
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    # Without the tuner, TensorFlow would use 16 threads at most.
-    options.autotune.initial_parallelism = os.cpu_count()
     batches = batches.apply(tf.data.experimental.assert_cardinality(steps))
-    return batches.prefetch(2).with_options(options)
+    return pipelines.untuned(batches.prefetch(2))
 
 
 def read_files(files: "tf.data.Dataset") -> "tf.data.Dataset":

@@ -4,9 +4,8 @@ import keras
 from keras import ops
 
 from keras_cvt._utils import validation
-from keras_cvt.layers import ConvProjection, ConvTransformerStage
+from keras_cvt.layers import ConvProjection, ConvTransformerStage, kernels
 from keras_cvt.layers.mlp import gelu
-from keras_cvt.layers.padding import pad_map
 
 
 class FusedNorm(keras.layers.Layer):
@@ -54,10 +53,11 @@ class FusedMLP(keras.layers.Layer):
         self.fc2.build((None, self.fc1.units))
 
     def call(self, inputs):
-        x = self.fc1(ops.reshape(inputs, (-1, inputs.shape[-1])))
+        x = kernels.linear(self.fc1, ops.reshape(inputs, (-1, inputs.shape[-1])))
         x = ops.silu(x) if self.activation == "quick_gelu" else gelu(x)
         # -1 for the batch: an unknown size then needs no shape operators.
-        return ops.reshape(self.fc2(x), (-1, *ops.shape(inputs)[1:]))
+        x = kernels.linear(self.fc2, x)
+        return ops.reshape(x, (-1, *ops.shape(inputs)[1:]))
 
 
 class FusedAttention(keras.layers.Layer):
@@ -137,19 +137,23 @@ class FusedAttention(keras.layers.Layer):
         q = self._heads(self.proj_q, q)
         k = self._heads(self.proj_k, k)
         v = self._heads(self.proj_v, v)
-        scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
-        # Half precision cannot hold a softmax over thousands of keys.
-        scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
-        x = ops.matmul(ops.cast(scores, v.dtype), v)  # (B, N, T, D)
-        length = ops.shape(x)[2]
-        x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, self.inner_dim))
-        return ops.reshape(self.proj(x), (-1, length, channels))
+        length = ops.shape(q)[1]
+        x = kernels.attention(q, k, v, 1.0)
+        if x is None:
+            q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))
+            scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
+            # Half precision cannot hold a softmax over thousands of keys.
+            scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+            x = ops.matmul(ops.cast(scores, v.dtype), v)  # (B, N, T, D)
+            x = ops.transpose(x, (0, 2, 1, 3))
+        x = kernels.linear(self.proj, ops.reshape(x, (-1, self.inner_dim)))
+        return ops.reshape(x, (-1, length, channels))
 
     def _convolve(self, letter, feature_map):
-        conv = getattr(self, f"conv_{letter}")
-        if conv.padding == "valid":
-            feature_map = pad_map(feature_map, self.config.padding_kv)
-        return conv(feature_map)
+        config = self.config
+        # The query's map keeps its size.
+        padding = config.kernel_size // 2 if letter == "q" else config.padding_kv
+        return kernels.conv(getattr(self, f"conv_{letter}"), feature_map, padding)
 
     def _tokens(self, feature_map, token):
         height, width = ops.shape(feature_map)[1:3]
@@ -157,11 +161,10 @@ class FusedAttention(keras.layers.Layer):
         return tokens if token is None else ops.concatenate([token, tokens], axis=1)
 
     def _heads(self, linear, x):
-        """Project (B, T, C) to (B, N, T, D)."""
+        """Project (B, T, C) to (B, T, N, D)."""
         length, heads = ops.shape(x)[1], self.config.num_heads
-        x = linear(ops.reshape(x, (-1, self.config.embed_dim)))
-        x = ops.reshape(x, (-1, length, heads, self.head_dim))
-        return ops.transpose(x, (0, 2, 1, 3))
+        x = kernels.linear(linear, ops.reshape(x, (-1, self.config.embed_dim)))
+        return ops.reshape(x, (-1, length, heads, self.head_dim))
 
 
 class FusedBlock(keras.layers.Layer):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_cvt._utils import validation
+from keras_cvt.layers import kernels
 from keras_cvt.layers.class_token import split_token
 from keras_cvt.layers.conv_projection import ConvProjection
 from keras_cvt.layers.quantizable import Quantizable
@@ -153,7 +154,7 @@ class ConvAttention(Quantizable):
             linear.build((None, None, self.embed_dim))
         self.proj.build((None, None, self.inner_dim))
 
-    def call(self, inputs, height, width):
+    def call(self, inputs, height, width, training=None):
         self._check_length(inputs, height, width)
         token, tokens = split_token(inputs) if self.cls_token else (None, inputs)
         feature_map = ops.reshape(tokens, (-1, height, width, self.embed_dim))
@@ -165,19 +166,28 @@ class ConvAttention(Quantizable):
             k = self._tokens(self.conv_proj_k(feature_map), token)
             v = self._tokens(self.conv_proj_v(feature_map), token)
         q = self._heads(self.proj_q, q)
-        # There are usually fewer keys than queries or scores to scale.
-        k = self._heads(self.proj_k, k) * self.score_scale()
+        k = self._heads(self.proj_k, k)
         v = self._heads(self.proj_v, v)
+        dropped = training and self.attention_drop_rate
+        x = None if dropped else kernels.attention(q, k, v, self.score_scale())
+        if x is None:
+            x = self._attend(*map(self._by_head, (q, k, v)))
+        x = kernels.linear(self.proj, ops.reshape(x, (-1, self.inner_dim)))
+        x = ops.reshape(x, (-1, size(q, 1), self.embed_dim))
+        return self.dropout(x) if self.drop_rate else x
 
+    def _attend(self, q, k, v):
+        """Return attention of (B, N, T, D), in the order of (B, T, N, D)."""
+        # There are usually fewer keys than queries or scores to scale.
+        k = k * self.score_scale()
         scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
         # A softmax over thousands of keys needs more than half precision.
         scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
-        scores = self.attention_dropout(ops.cast(scores, v.dtype))
+        scores = ops.cast(scores, v.dtype)
+        if self.attention_drop_rate:
+            scores = self.attention_dropout(scores)
         x = ops.matmul(scores, v)
-        if self.num_heads > 1:
-            x = ops.transpose(x, (0, 2, 1, 3))
-        x = self.proj(ops.reshape(x, (-1, self.inner_dim)))
-        return self.dropout(ops.reshape(x, (-1, size(q, 2), self.embed_dim)))
+        return x if self.num_heads == 1 else ops.transpose(x, (0, 2, 1, 3))
 
     def _check_length(self, inputs, height, width):
         # Otherwise `reshape` would move tokens to other images of the batch.
@@ -196,14 +206,16 @@ class ConvAttention(Quantizable):
         return tokens if token is None else ops.concatenate([token, tokens], axis=1)
 
     def _heads(self, linear, tokens):
-        """Project tokens (B, T, C) to heads (B, N, T, D)."""
+        """Project tokens (B, T, C) to heads (B, T, N, D)."""
         length, channels = size(tokens, 1), tokens.shape[-1]
-        # TensorFlow fuses product and bias if there are two axes.
-        x = linear(ops.reshape(tokens, (-1, channels)))
+        x = kernels.linear(linear, ops.reshape(tokens, (-1, channels)))
         head_dim = self.inner_dim // self.num_heads
+        return ops.reshape(x, (-1, length, self.num_heads, head_dim))
+
+    def _by_head(self, x):
+        """Return (B, T, N, D) as (B, N, T, D)."""
         if self.num_heads == 1:
-            return ops.reshape(x, (-1, 1, length, head_dim))
-        x = ops.reshape(x, (-1, length, self.num_heads, head_dim))
+            return ops.reshape(x, (-1, 1, size(x, 1), self.inner_dim))
         return ops.transpose(x, (0, 2, 1, 3))
 
     def compute_output_shape(self, input_shape):

@@ -5,10 +5,9 @@ from typing import Any
 import keras
 
 from keras_cvt._utils import validation
-from keras_cvt.layers import initializers
+from keras_cvt.layers import initializers, kernels
 from keras_cvt.layers.base import CvTLayer
 from keras_cvt.layers.norms import LayerNorm
-from keras_cvt.layers.padding import pad_map
 
 
 @keras.saving.register_keras_serializable(package="keras_cvt")
@@ -66,6 +65,7 @@ class ConvEmbed(CvTLayer):
                 "The number of input channels must be known. "
                 f"Received: input_shape={input_shape}"
             )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
         output_shape = self.compute_output_shape(input_shape)
         fan_in = self.patch_size**2 * channels
         self.proj = self._sublayer(
@@ -84,8 +84,7 @@ class ConvEmbed(CvTLayer):
 
     def call(self, inputs):
         self.compute_output_shape(inputs.shape)  # raises if the input is too small
-        x = pad_map(inputs, self.patch_padding)  # (B, H, W, C)
-        return self.norm(self.proj(x))
+        return self.norm(kernels.conv(self.proj, inputs, self.patch_padding))
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_cvt._utils import validation
-from keras_cvt.layers import initializers
+from keras_cvt.layers import initializers, kernels
 from keras_cvt.layers.base import CvTLayer
 from keras_cvt.layers.norms import BatchNorm
 from keras_cvt.layers.padding import pad_map
@@ -70,15 +70,16 @@ class ConvProjection(CvTLayer):
         self.compute_output_shape(input_shape)
         if self.projection != "dw_bn":
             return
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
         # "same" saves a padded copy of the map. It equals PyTorch's symmetric padding
         # only if the stride is 1.
-        self._same = self.stride == 1 and 2 * self.padding == self.kernel_size - 1
+        same = self.stride == 1 and 2 * self.padding == self.kernel_size - 1
         self.conv = self._sublayer(
             keras.layers.DepthwiseConv2D,
             "conv",
             self.kernel_size,
             strides=self.stride,
-            padding="same" if self._same else "valid",
+            padding="same" if same else "valid",
             data_format="channels_last",
             use_bias=False,
             depthwise_initializer=initializers.conv(self.kernel_size**2),
@@ -88,14 +89,13 @@ class ConvProjection(CvTLayer):
         self.conv.build(channels_only)
         self.bn.build(channels_only)
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         if self.projection == "linear":
             return inputs
         self.compute_output_shape(inputs.shape)  # raises if the input is too small
         if self.projection == "avg":
             return self._average_pool(inputs)
-        x = inputs if self._same else pad_map(inputs, self.padding)
-        return self.bn(self.conv(x))
+        return kernels.conv_norm(self.conv, self.bn, inputs, self.padding, training)
 
     def _average_pool(self, x):
         if self.stride == 1:

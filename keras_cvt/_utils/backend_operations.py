@@ -1,0 +1,95 @@
+"""Operations of one backend that are faster than what `keras.ops` composes there.
+
+Measured (benchmarks/RESULTS.md):
+
+- PyTorch: a product with its bias, and a convolution of the map as it lies in memory,
+  are one operation each.
+- JAX on a CPU: the compiler runs a depthwise convolution 5 to 25 times slower than the
+  sum of the products of the shifted map and the kernel's elements.
+
+All compute the same as Keras's layers, and have gradients.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+_BACKEND = keras.backend.backend()
+ON_TORCH = _BACKEND == "torch"
+if ON_TORCH:
+    import torch
+elif _BACKEND == "jax":
+    import jax
+
+
+def on_jax_cpu() -> bool:
+    """Return whether JAX computes on a CPU."""
+    return _BACKEND == "jax" and jax.default_backend() == "cpu"
+
+
+def has_fused_attention() -> bool:
+    """Return whether `ops.dot_product_attention` is more than products and softmax."""
+    return ON_TORCH or (_BACKEND == "jax" and not on_jax_cpu())
+
+
+def torch_linear(x: Any, kernel: Any, bias: Any, alpha: float, beta: float) -> Any:
+    """Return `alpha * x @ kernel + beta * bias` of rows (N, C)."""
+    return torch.addmm(bias.value, x, _tensor(kernel), alpha=alpha, beta=beta)
+
+
+def torch_conv(
+    x: Any, kernel: Any, bias: Any, strides: Any, padding: int, depthwise: bool
+) -> Any:
+    """Convolve a map (B, H, W, C) with Keras's kernel, and zeros on every side."""
+    order = (2, 3, 0, 1) if depthwise else (3, 2, 0, 1)
+    x = torch.nn.functional.conv2d(
+        x.permute(0, 3, 1, 2),
+        _tensor(kernel).permute(order),
+        None if bias is None else _tensor(bias),
+        strides,
+        padding,
+        groups=x.shape[-1] if depthwise else 1,
+    )
+    return x.permute(0, 2, 3, 1)
+
+
+def torch_fold(kernel: Any, norm: keras.Layer, dtype: Any) -> tuple[Any, Any]:
+    """Return a depthwise kernel (K, K, C, 1) and a bias that contain a BatchNorm."""
+    gamma, beta, mean, variance = (v.value for v in norm.variables)
+    scale = gamma * torch.rsqrt(variance + norm.epsilon)
+    folded = kernel.value * scale[:, None]
+    return folded.to(dtype), (beta - mean * scale).to(dtype)
+
+
+def torch_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """Normalise the columns of x (N, C) by their own statistics; scale and shift them.
+
+    Returns:
+        The result, and the columns' means and biased variances (C,), which pass no
+        gradient.
+    """
+    x, mean, inverse = torch.native_batch_norm(
+        x, gamma, beta, None, None, True, 0.0, epsilon
+    )
+    with torch.no_grad():
+        return x, mean, inverse**-2 - epsilon
+
+
+def shifted_products(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
+    """Convolve a map (B, H, W, C) with a depthwise kernel (K, K, C, 1)."""
+    dtype = x.dtype
+    # Half precision would round the sum after each of its terms.
+    x, kernel = (ops.cast(tensor, "float32") for tensor in (x, kernel))
+    total = 0.0
+    for i in range(kernel.shape[0]):
+        rows = x[:, i : x.shape[1] - kernel.shape[0] + 1 + i : strides[0]]
+        for j in range(kernel.shape[1]):
+            end = x.shape[2] - kernel.shape[1] + 1 + j
+            total = total + rows[:, :, j : end : strides[1]] * kernel[i, j, :, 0]
+    return ops.cast(total, dtype)
+
+
+def _tensor(value):
+    # With LoRA, a kernel is a sum and no variable.
+    return value.value if isinstance(value, keras.Variable) else value

@@ -1,0 +1,94 @@
+"""Each backend's own form of an operation computes what Keras's layers compute."""
+
+import numpy as np
+import pytest
+from keras import layers, ops
+from reference import normal, randomise, to_numpy
+
+from keras_cvt.layers import ConvAttention, kernels
+from keras_cvt.layers.norms import BatchNorm
+from keras_cvt.layers.padding import pad_map
+
+pytestmark = pytest.mark.any_backend
+
+
+def built(layer, shape):
+    layer.build(shape)
+    randomise(layer)
+    return layer
+
+
+def assert_close(found, expected, atol=1e-5):
+    np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (9, 6)])
+@pytest.mark.parametrize("kernel_size, stride, padding", [
+    (3, 1, 1), (3, 2, 1), (3, 3, 0), (5, 2, 2), (1, 1, 0), (2, 2, 1),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["DepthwiseConv2D", "Conv2D"])
+def test_a_convolution_pads_with_zeros_on_every_side(
+    kind, kernel_size, stride, padding, size
+):
+    filters = (5,) if kind == "Conv2D" else ()
+    layer = getattr(layers, kind)(*filters, kernel_size, strides=stride)
+    x = normal((2, *size, 4))
+    layer = built(layer, x.shape)
+    expected = layer(pad_map(ops.convert_to_tensor(x), padding))
+    assert_close(kernels.conv(layer, ops.convert_to_tensor(x), padding), expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_convolution_and_its_norm(training):
+    x = ops.convert_to_tensor(normal((4, 6, 6, 8)))
+    conv = built(layers.DepthwiseConv2D(3, strides=2, use_bias=False), x.shape)
+    ours, theirs = (built(BatchNorm(), x.shape) for _ in range(2))
+    found = kernels.conv_norm(conv, ours, x, 1, training)
+    keras_layer = layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    keras_layer.build(x.shape)
+    keras_layer.set_weights(theirs.get_weights())
+    assert_close(found, keras_layer(conv(pad_map(x, 1)), training=training))
+    for mine, other in zip(ours.variables, keras_layer.variables, strict=True):
+        assert_close(mine, other)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_product_and_its_bias(lora):
+    x = ops.convert_to_tensor(normal((6, 8)))
+    layer = built(layers.Dense(5), x.shape)
+    if lora:
+        layer.enable_lora(2)
+        randomise(layer)
+    assert_close(kernels.linear(layer, x), layer(x))
+    if kernels.scales_products(layer):
+        bias = ops.convert_to_tensor(layer.bias)
+        expected = 3 * (layer(x) - bias) + 2 * bias
+        assert_close(kernels.linear(layer, x, alpha=3.0, beta=2.0), expected)
+
+
+@pytest.mark.parametrize("num_heads", [1, 3])
+def test_attention_as_one_operation(num_heads):
+    q, k, v = (
+        ops.convert_to_tensor(normal((2, n, num_heads, 4), seed=n)) for n in (7, 5, 5)
+    )
+    found = kernels.attention(q, k, v, 0.3)
+    if found is None:
+        found = ops.dot_product_attention(q, k, v, scale=0.3)
+    layer = ConvAttention(4 * num_heads, num_heads)
+    layer.score_scale = lambda: 0.3
+    expected = layer._attend(*map(layer._by_head, (q, k, v)))
+    assert_close(found, ops.reshape(expected, found.shape))
+
+
+def test_dropout_of_attention_weights_happens_in_training_only():
+    x = normal((2, 16, 8))
+    layer = built(ConvAttention(8, 2, attention_drop_rate=0.5), x.shape)
+    plain = ConvAttention(8, 2)
+    plain.build(x.shape)
+    # The layer with dropout has a seed as well.
+    plain.set_weights([v.numpy() if hasattr(v, "numpy") else v for v in layer.weights])
+    size = {"height": 4, "width": 4}
+    assert_close(layer(x, **size, training=False), plain(x, **size, training=False))
+    dropped = to_numpy(layer(x, **size, training=True))
+    kept = to_numpy(plain(x, **size, training=True))
+    assert np.abs(dropped - kept).max() > 1e-3

@@ -10,10 +10,13 @@ from keras_cvt.preprocessing import EvalTransform
 LABELS = ["daisy", "rose", "tulip", "oak"]
 
 
-def classifier(activation="gelu", **arguments):
+def config(activation="gelu"):
     _, meta = golden.load("tiny_base")
-    config = golden.config(meta).with_overrides(activation=activation)
-    model = keras_cvt.CvT(config, classes=4, name="tiny", **arguments)
+    return golden.config(meta).with_overrides(activation=activation)
+
+
+def classifier(activation="gelu", **arguments):
+    model = keras_cvt.CvT(config(activation), classes=4, name="tiny", **arguments)
     golden.fill(model)
     model.eval_transform = EvalTransform((64, 64), None)
     return model
@@ -21,6 +24,12 @@ def classifier(activation="gelu", **arguments):
 
 def images():
     return np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
+
+
+def outputs(model, x=None):
+    """Return what a model computes, without `predict`, which first compiles it."""
+    x = images() if x is None else x
+    return keras.ops.convert_to_numpy(model(x, training=False))
 
 
 def logits(model, x):

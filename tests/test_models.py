@@ -14,7 +14,7 @@ from keras_cvt.checkpoints.sources import Checkpoint
 from keras_cvt.models import build_model
 from keras_cvt.preprocessing import EvalTransform
 
-pytestmark = pytest.mark.any_backend
+any_backend = pytest.mark.any_backend
 
 BACKEND = keras.backend.backend()
 CONFIG = CvTConfig(
@@ -101,12 +101,14 @@ def test_a_copy_has_the_same_eval_transform(copied):
     assert copied.eval_transform == TRANSFORM
 
 
+@any_backend
 def test_a_copy_has_a_pyramid_of_its_own_input(copied):
     pyramid = keras.Model(copied.input, copied.pyramid_outputs)
     shapes = {level: output.shape for level, output in pyramid(IMAGES).items()}
     assert shapes == {"P2": (2, 8, 10, 8), "P3": (2, 4, 5, 8), "P4": (2, 2, 3, 16)}
 
 
+@any_backend
 def test_the_pyramid_contains_the_maps_of_the_stages(model):
     pyramid = keras.Model(model.input, model.pyramid_outputs)(IMAGES)
     stage0, stage1, _ = model.stages
@@ -133,12 +135,14 @@ def test_a_stride_that_is_not_a_power_of_2_has_no_level():
         _ = model.pyramid_outputs
 
 
+@any_backend
 def test_a_loaded_model_has_the_same_class_and_outputs(model, tmp_path):
     loaded = saved_and_loaded(model, tmp_path)
     assert type(loaded) is CvTModel
     assert_close(loaded(IMAGES), model(IMAGES))
 
 
+@any_backend
 def test_a_weights_file_restores_the_outputs(model, tmp_path):
     model.save_weights(tmp_path / "model.weights.h5")
     fresh = keras.models.clone_model(model)
@@ -154,6 +158,7 @@ def test_three_stages_make_a_summary_of_six_layers(model):
 # Input
 
 
+@any_backend
 def test_preprocessing_in_the_model_equals_normalised_images(model):
     bare = build(include_preprocessing=False)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -161,16 +166,19 @@ def test_preprocessing_in_the_model_equals_normalised_images(model):
     assert_close(bare(normalised), model(IMAGES))
 
 
+@any_backend
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_integer_pixels_give_what_floats_give(model, dtype):
     assert_close(model(IMAGES.astype(dtype)), model(IMAGES))
 
 
+@any_backend
 def test_an_input_tensor_of_integers_gives_what_floats_give(model):
     image = keras.Input((32, 40, 3), dtype="uint8")
     assert_close(build(input_tensor=image)(IMAGES.astype("uint8")), model(IMAGES))
 
 
+@any_backend
 def test_a_network_without_preprocessing_accepts_integers():
     image = keras.Input((32, 40, 3), dtype="uint8")
     bare = build(input_tensor=image, include_preprocessing=False)
@@ -185,6 +193,7 @@ def test_an_input_tensor_becomes_the_models_input(model):
     assert_close(built(IMAGES), model(IMAGES))
 
 
+@any_backend
 def test_layers_in_front_of_an_input_tensor_become_part_of_the_model(model):
     grey = keras.Input((32, 40, 1))
     built = build(input_tensor=keras.layers.Concatenate()([grey, grey, grey]))
@@ -213,6 +222,7 @@ def test_another_number_of_channels_at_call_is_an_error(model):
         model(normal((1, 32, 32, 4)))
 
 
+@any_backend
 def test_a_batch_of_one_keeps_its_axis_and_its_values(single):
     assert_close(single(IMAGES[:1]), single(IMAGES)[:1])
 
@@ -226,6 +236,7 @@ def test_the_error_for_channels_first_names_the_remedy():
         keras.config.set_image_data_format("channels_last")
 
 
+@any_backend
 def test_odd_and_unknown_sizes_give_what_known_ones_give(single):
     images = IMAGES[:, :31, :37]
     assert_close(build(ONE_STAGE, input_shape=(31, 37, 3))(images), single(images))
@@ -234,6 +245,7 @@ def test_odd_and_unknown_sizes_give_what_known_ones_give(single):
 # Output
 
 
+@any_backend
 def test_softmax_is_the_activation_of_the_logits(model):
     logits = to_numpy(build(classifier_activation=None)(IMAGES))
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
@@ -250,12 +262,14 @@ def backbone(config=CONFIG, pooling=None):
     return built, whole
 
 
+@any_backend
 def test_without_pooling_the_output_is_the_last_map_before_the_norm():
     built, whole = backbone()
     pyramid = keras.Model(whole.input, whole.pyramid_outputs)
     assert_close(built(IMAGES), pyramid(IMAGES)["P4"])
 
 
+@any_backend
 @pytest.mark.parametrize(("pooling", "pool"), [("avg", np.mean), ("max", np.max)])
 def test_avg_and_max_pool_the_last_map_before_the_norm(pooling, pool):
     built, whole = backbone(pooling=pooling)
@@ -266,6 +280,7 @@ def test_avg_and_max_pool_the_last_map_before_the_norm(pooling, pool):
 WITHOUT_TOKEN = CvTConfig((StageConfig(8, 1, 2, 7, 4, 2),))
 
 
+@any_backend
 @pytest.mark.parametrize(
     "config", [CONFIG, WITHOUT_TOKEN], ids=["class token", "mean of positions"]
 )
@@ -274,6 +289,7 @@ def test_token_pooling_gives_the_input_of_the_head(config):
     assert_close(whole.get_layer("head")(built(IMAGES)), whole(IMAGES))
 
 
+@any_backend
 def test_without_a_class_token_the_head_gets_the_mean_of_the_normalised_map():
     whole = build(WITHOUT_TOKEN)
     feature_map = keras.Model(whole.input, whole.pyramid_outputs)(IMAGES)["P2"]
@@ -291,12 +307,14 @@ def mixed():
     keras.config.set_dtype_policy("float32")
 
 
+@any_backend
 def test_mixed_precision_ends_in_a_float32_head_close_to_float32(mixed, single):
     outputs = mixed(IMAGES)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
     assert_close(outputs, single(IMAGES), atol=0.05)
 
 
+@any_backend
 def test_mixed_precision_stages_compute_in_half_with_float32_weights(mixed):
     assert {str(v.dtype) for v in mixed.weights} == {"float32"}
     assert {s.compute_dtype for s in mixed.stages} == {"bfloat16"}
@@ -307,6 +325,7 @@ def test_the_dtype_argument_overrides_the_global_policy():
     assert {stage.compute_dtype for stage in built.stages} == {"bfloat16"}
 
 
+@any_backend
 @pytest.mark.skipif(BACKEND == "torch", reason="torch.compile takes a minute")
 def test_jit_compiled_and_plain_predict_agree():
     outputs = []
@@ -335,16 +354,19 @@ def changed(trained, ending):
     return [np.any(before[p] != after[p]) for p in before if p.endswith(ending)]
 
 
+@any_backend
 def test_a_training_step_changes_every_batch_norm_statistic(trained):
     statistics = changed(trained, "moving_mean") + changed(trained, "moving_variance")
     assert len(statistics) == 6 and all(statistics)
 
 
+@any_backend
 def test_a_training_step_changes_every_linear_kernel(trained):
     kernels = changed(trained, ("fc1/kernel", "fc2/kernel", "head/kernel"))
     assert len(kernels) == 3 and all(kernels)
 
 
+@any_backend
 def test_a_training_step_leaves_every_weight_finite(trained):
     assert all(np.all(np.isfinite(value)) for value in trained[1].values())
 
@@ -384,6 +406,7 @@ def attention(stage, block, *names):
     return {f"stage{stage}/blocks/{block}/attn/{name}" for name in names}
 
 
+@any_backend
 def test_every_parameter_that_can_change_the_output_gets_a_gradient():
     # A shift of all keys has no effect. With a class token, BatchNorm shifts all keys
     # except one, which has.
@@ -403,6 +426,7 @@ def test_every_parameter_that_can_change_the_output_gets_a_gradient():
     assert without_gradient(dw_bn()) == shifts | unused
 
 
+@any_backend
 def test_without_a_class_token_only_shifts_of_every_key_get_no_gradient():
     names = ("proj_k/bias", "conv_proj_k/bn/beta")
     assert without_gradient(dw_bn(cls_token=False)) == (
@@ -413,6 +437,7 @@ def test_without_a_class_token_only_shifts_of_every_key_get_no_gradient():
 # Keras's own tools for smaller models
 
 
+@any_backend
 @pytest.mark.skipif(BACKEND == "jax", reason="compiles each operation, slowly")
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 def test_int8_quantization_stays_close():
@@ -423,6 +448,7 @@ def test_int8_quantization_stays_close():
     assert_close(built(IMAGES), expected, atol=0.05)
 
 
+@any_backend
 def test_lora_of_a_query_trains_two_small_kernels_instead_of_a_large_one():
     built = build(ONE_STAGE)
     expected = to_numpy(built(IMAGES))

@@ -11,7 +11,7 @@ from keras_cvt import profile
 from keras_cvt.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from keras_cvt.config import CvTConfig
 
-pytestmark = pytest.mark.any_backend
+any_backend = pytest.mark.any_backend
 TINY = ["simplified_tiny", "simplified_tiny_odd_63x95"]
 
 
@@ -31,6 +31,7 @@ def assert_equal_to_vit_pytorch(model, name):
     np.testing.assert_allclose(logits, expected["logits"], rtol=0, atol=2e-5)
 
 
+@any_backend
 @pytest.mark.parametrize("rename", [dict, simplified.older_names], ids=["new", "old"])
 @pytest.mark.parametrize("name", TINY)
 def test_state_dicts_of_new_and_old_releases_give_the_same_logits(name, rename):
@@ -41,6 +42,7 @@ def test_state_dicts_of_new_and_old_releases_give_the_same_logits(name, rename):
     assert_equal_to_vit_pytorch(model, name)
 
 
+@any_backend
 @pytest.mark.full_size
 def test_the_defaults_are_those_of_vit_pytorch():
     _, meta = golden.load("simplified_default_224")
@@ -60,6 +62,7 @@ def test_the_state_dict_of_the_tests_equals_that_of_the_golden_case(name):
     assert total == pytest.approx(meta["weights_abs_sum"], rel=1e-6)
 
 
+@any_backend
 def test_a_saved_and_loaded_model_gives_the_same_logits(tmp_path):
     _, meta = golden.load("simplified_tiny")
     model = build(meta)

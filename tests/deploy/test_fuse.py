@@ -8,7 +8,7 @@ import keras_cvt
 from keras_cvt.deploy import fuse
 from keras_cvt.deploy.fused_layers import FusedStage
 
-pytestmark = pytest.mark.any_backend
+any_backend = pytest.mark.any_backend
 
 
 def outputs(model, images):
@@ -22,6 +22,7 @@ def assert_same(model, fused, images):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
 
 
+@any_backend
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_fused_classifier_computes_the_same_logits(name):
     model = networks.build(CONFIGS[name])
@@ -31,6 +32,7 @@ def test_a_fused_classifier_computes_the_same_logits(name):
     assert_same(model, fused, networks.images(2, 57, 70, 3))
 
 
+@any_backend
 @pytest.mark.parametrize("pooling", [None, "avg", "max", "token"])
 @pytest.mark.parametrize("name", ["as published", "avg, class tokens everywhere"])
 def test_a_fused_backbone_computes_the_same_features(name, pooling):
@@ -38,6 +40,7 @@ def test_a_fused_backbone_computes_the_same_features(name, pooling):
     assert_same(model, fuse(model), networks.images(2, 57, 70, 3))
 
 
+@any_backend
 def test_a_fused_pyramid_computes_the_same_maps():
     backbone = networks.build(CONFIGS["as published"], include_top=False)
     pyramid = keras.Model(backbone.input, backbone.pyramid_outputs)
@@ -46,6 +49,7 @@ def test_a_fused_pyramid_computes_the_same_maps():
     assert_same(pyramid, fused, networks.images(1, 64, 64, 3))
 
 
+@any_backend
 def test_a_model_around_a_cvt_is_fused_inside():
     backbone = networks.build(CONFIGS["as published"], include_top=False, pooling="avg")
     inputs = keras.Input((64, 64, 3))
@@ -53,6 +57,7 @@ def test_a_model_around_a_cvt_is_fused_inside():
     assert_same(model, fuse(model), networks.images(2, 64, 64, 3))
 
 
+@any_backend
 def test_a_fused_model_saves_and_loads(tmp_path):
     fused = fuse(networks.build(CONFIGS["as published"]))
     fused.save(tmp_path / "fused.keras")
@@ -90,6 +95,7 @@ def test_fused_stages_are_frozen_and_have_no_batch_norm():
     assert trained == {"norm", "head"}
 
 
+@any_backend
 def test_mixed_precision_stays_mixed_precision():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -18,7 +18,7 @@ from keras_cvt.training import (
     layer_learning_rates,
 )
 
-pytestmark = pytest.mark.any_backend
+any_backend = pytest.mark.any_backend
 
 CONFIG = keras_cvt.CvTConfig(
     (StageConfig(8, 1, 1, 3, 2, 1), StageConfig(16, 2, 2, 3, 2, 1, cls_token=True))
@@ -41,6 +41,7 @@ def test_the_peak_is_0_002_at_the_papers_batch(name):
     assert PRETRAINING[name].peak_learning_rate(2048) == pytest.approx(0.002)
 
 
+@any_backend
 def test_the_learning_rate_warms_up_five_epochs_and_ends_at_the_floor():
     schedule = PRETRAINING["cvt13"].schedule(2048, steps_per_epoch=625)
     assert rate(schedule, 0) == pytest.approx(1e-6, rel=1e-3)
@@ -89,6 +90,7 @@ def test_a_recipe_may_leave_the_drop_path_to_the_model():
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
+@any_backend
 @pytest.mark.parametrize("activation", [None, "softmax"])
 def test_the_loss_takes_what_the_head_gives(activation):
     model = keras_cvt.CvT(CONFIG, classes=3, classifier_activation=activation)
@@ -118,12 +120,14 @@ def changed_by_training(model):
     }
 
 
+@any_backend
 def test_a_frozen_stage_keeps_its_weights_and_its_statistics(model):
     freeze_stages(model, 1)
     changed = {path.split("/")[0] for path in changed_by_training(model)}
     assert changed == {"stage1", "norm", "head"}
 
 
+@any_backend
 def test_freezing_no_stage_unfreezes_all(model):
     freeze_stages(model, 2)
     freeze_stages(model, 0)
@@ -135,6 +139,7 @@ def test_more_stages_than_there_are_cannot_be_frozen(model):
         freeze_stages(model, 3)
 
 
+@any_backend
 def test_lora_trains_its_pairs_the_last_norm_and_the_head(model):
     expected = keras.ops.convert_to_numpy(model(IMAGES))
     count = enable_lora(model, 2)

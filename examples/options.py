@@ -10,6 +10,7 @@ import keras
 
 import keras_cvt
 from keras_cvt import data, training
+from keras_cvt.data.folders import printable
 
 BUILDERS = {
     "cvt13": keras_cvt.CvT13,
@@ -182,7 +183,11 @@ def train(options, recipe, build, multipliers=None):
     if not run.writes:
         return
     best = max(history, key=lambda row: row["val_accuracy"])
+    try:
+        curves = printable(run.plot())
+    except ImportError as error:
+        curves = f"not drawn. {error}"
     print(
         f"Best validation accuracy {best['val_accuracy']:.2%} after epoch "
-        f"{best['epoch'] + 1:.0f}: {run.best}\nCurves: {run.plot()}"
+        f"{best['epoch'] + 1:.0f}: {printable(run.best)}\nCurves: {curves}"
     )

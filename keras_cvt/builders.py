@@ -37,7 +37,10 @@ def _build(
     transform = zoo.find("imagenet", model).eval_transform
     if weights is None:
         return build_model(**options, eval_transform=transform)
-    checkpoint = weights if isinstance(weights, Checkpoint) else resolve(weights, model)
+    if isinstance(weights, Checkpoint):
+        checkpoint = weights
+    else:
+        checkpoint = resolve(weights, model, config)
     if "activation" not in overrides:
         activation = checkpoint.activation
         options["config"] = config = config.with_overrides(activation=activation)

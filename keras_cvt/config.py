@@ -363,12 +363,15 @@ def _given(**arguments):
 def _read_json(source):
     """Return the JSON object in a file or in a text."""
     text = os.fspath(source)
-    if not text.lstrip().startswith("{"):
-        text = Path(source).read_text(encoding="utf-8")
     try:
+        if not text.lstrip().startswith("{"):
+            text = Path(source).read_text(encoding="utf-8")
         values = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"Not JSON: {source}: {error}") from error
+    except ValueError as error:  # of the encoding or of JSON
+        raise ValueError(
+            "Expected the configuration of a network in JSON, such as a config.json "
+            f"({error}). Received: {source}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"Expected a JSON object. Received: {source}")
     return values

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_cvt import builders, checkpoints, zoo
 from keras_cvt._utils import files
-from keras_cvt.checkpoints import layouts, sources
+from keras_cvt.checkpoints import layouts, sources, transformers_format
 from keras_cvt.config import CvTConfig
 from keras_cvt.description import ModelDescription
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -21,13 +21,6 @@ logger = logging.getLogger(__name__)
 
 # Float32 outputs of two correct implementations differ by about 1e-6.
 TOLERANCE = 2e-5
-
-# Activation of a head for each `problem_type` of transformers.
-_HEADS = {
-    "single_label_classification": "softmax",
-    "multi_label_classification": "sigmoid",
-    "regression": None,
-}
 
 
 class ComparisonError(ValueError):
@@ -152,7 +145,7 @@ def load(
         CheckpointError: If the checkpoint cannot be read or does not fit.
         ComparisonError: If the outputs differ from those of the reference.
     """
-    source = sources.resolve(checkpoint)
+    source = sources.resolve(checkpoint, None, config)
     model = _Target(source, config, activation).build()
     if reference is None:
         expected, images = None, example_images(model.description)
@@ -241,7 +234,7 @@ def build(
         arguments = described.builder_arguments()
     else:
         pixels = source.channels == len(IMAGENET_MEAN)
-        head = _HEADS[kind or "single_label_classification"]
+        head = transformers_format.HEADS[kind or "single_label_classification"]
         # A softmax over one output would always be 1.
         head = None if head == "softmax" and source.classes == 1 else head
         arguments = {
@@ -303,7 +296,12 @@ def logits(model: CvTModel, images: np.ndarray) -> np.ndarray:
     Returns:
         The logits, (B, classes).
     """
-    return model.with_activation(None).predict(images, verbose=0)
+    network = model.with_activation(None)
+    # A model of its own: `with_activation` may have returned `model` itself.
+    network = keras.Model(network.input, network.output)
+    # Compiling the network would take longer than running it once.
+    network.run_eagerly = True
+    return network.predict(images, verbose=0)
 
 
 def compare(

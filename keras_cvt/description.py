@@ -38,7 +38,7 @@ _KEEP_RANGE = {
 }
 # What the JSON form keeps under "input".
 _OF_INPUT = (
-    *("image_size", "channels", "range", "include_preprocessing"),
+    *("image_size", "channels", "range", "range_known", "include_preprocessing"),
     *("eval_transform", "layers_in_front"),
 )
 
@@ -63,11 +63,10 @@ class ModelDescription:
         source_weights: Where the weights come from, or None.
         layers_in_front: Names of the layers between the input and the network, as
             `input_tensor=` makes them.
-        takes_pixels: Whether the model takes values of 0-255. It does if the network
-            normalises its images itself, and all layers in front keep the range, as
-            augmentation and resizing do. What a model with any other layer in front
-            takes, only its author knows. Defaults to `None`, which means that it does
-            without layers in front.
+        range_known: Whether it is known which values the model takes: those of the
+            network, if all layers in front keep the range, as augmentation and resizing
+            do. What a model with any other layer in front takes, only its author knows.
+            Defaults to `None`, which means that it is known without layers in front.
     """
 
     name: str
@@ -82,18 +81,17 @@ class ModelDescription:
     class_names: tuple[str, ...] | None = None
     source_weights: str | None = None
     layers_in_front: tuple[str, ...] = ()
-    takes_pixels: bool | None = None
+    range_known: bool | None = None
 
     def __post_init__(self):
-        if self.takes_pixels is None:
-            pixels = self.include_preprocessing and not self.layers_in_front
-            object.__setattr__(self, "takes_pixels", pixels)
+        if self.range_known is None:
+            object.__setattr__(self, "range_known", not self.layers_in_front)
         validation.check_choice(OUTPUT_KINDS, outputs=self.outputs)
         validation.check_int(1, channels=self.channels)
         validation.check_int(0, classes=self.classes)
         validation.check_bool(
             include_preprocessing=self.include_preprocessing,
-            takes_pixels=self.takes_pixels,
+            range_known=self.range_known,
         )
         texts = {"activation": self.activation, "source_weights": self.source_weights}
         texts = {name: text for name, text in texts.items() if text is not None}
@@ -136,37 +134,31 @@ class ModelDescription:
     @property
     def value_range(self) -> tuple[int, int] | None:
         """(0, 255) if the model takes pixels; None if its caller prepares images."""
-        return (0, 255) if self.takes_pixels else None
-
-    @property
-    def range_unknown(self) -> bool:
-        """Whether only the model's author knows what values it takes."""
-        return bool(self.layers_in_front) and not self.takes_pixels
+        return (0, 255) if self.include_preprocessing and self.range_known else None
 
     @property
     def takes_photos(self) -> bool:
         """Whether the model takes RGB images of 0-255."""
-        return bool(self.takes_pixels) and self.channels == len(IMAGENET_MEAN)
+        return self.value_range is not None and self.channels == len(IMAGENET_MEAN)
 
     def check_photos(self) -> None:
         """Raise ValueError unless the model takes RGB images of 0-255."""
-        problem = None
-        if not self.include_preprocessing:
-            problem = (
-                "It takes normalised images; build it with `include_preprocessing=True`"
-            )
-        elif self.range_unknown:
+        if self.takes_photos:
+            return
+        problem = f"Its images have {self.channels} channels"
+        if not self.range_known:
             problem = (
                 "Only its author knows what values its layers in front take: "
                 f"{', '.join(self.layers_in_front)}"
             )
-        elif self.channels != len(IMAGENET_MEAN):
-            problem = f"Its images have {self.channels} channels"
-        if problem:
-            raise ValueError(
-                "Expected a model that takes RGB images of 0-255. "
-                f"Received: {self.name!r}. {problem}"
+        elif not self.include_preprocessing:
+            problem = (
+                "It takes normalised images; build it with `include_preprocessing=True`"
             )
+        raise ValueError(
+            "Expected a model that takes RGB images of 0-255. "
+            f"Received: {self.name!r}. {problem}"
+        )
 
     def builder_arguments(self) -> dict[str, Any]:
         """Return the arguments with which `keras_cvt.CvT` builds this network again.
@@ -193,7 +185,6 @@ class ModelDescription:
     def to_dict(self) -> dict[str, Any]:
         """Return the description as JSON can hold it."""
         values = dataclasses.asdict(self) | {"range": self.value_range}
-        del values["takes_pixels"]  # the range says it
         values["input"] = {"layout": "NHWC"} | {n: values.pop(n) for n in _OF_INPUT}
         # As JSON gives it back, so that tuples are lists.
         return json.loads(json.dumps(values))
@@ -216,8 +207,6 @@ class ModelDescription:
             fields.setdefault("name", "cvt")
             fields.setdefault("classes", len(names or ()))
             fields.setdefault("include_preprocessing", given.get("range") is not None)
-            if "range" in given:
-                fields["takes_pixels"] = given["range"] is not None
             height, width = given["image_size"]
             sides = [side for side in (height, width) if side is not None]
             validation.check(
@@ -291,7 +280,7 @@ def describe(model: keras.Model) -> ModelDescription:
         class_names=None if names is None or len(names) != classes else names,
         source_weights=preprocessing.source_weights,
         layers_in_front=tuple(operation.name for operation in in_front),
-        takes_pixels=preprocessing.normalize and all(map(_keeps_range, in_front)),
+        range_known=all(map(_keeps_range, in_front)),
     )
 
 

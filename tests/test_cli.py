@@ -192,6 +192,27 @@ def test_info_of_a_saved_model_counts_its_own_head(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["total"]["parameters"] == 142_602
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "size"),
+    [
+        ((64, 96, 3), [], (64, 96)),
+        ((None, 96, 3), [], (224, 96)),
+        ((None, None, 3), [], (224, 224)),
+        ((64, 96, 3), ["--size", "32"], (32, 32)),
+    ],
+)
+def test_info_counts_at_the_files_own_size(capsys, tmp_path, shape, options, size):
+    file = saved(tmp_path, input_shape=shape)
+    assert main(["info", file, *options]) == 0
+    assert "one image of {} x {}.".format(*size) in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert main(["info", file, *options, "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    # The first stage divides both sides by its stride, 4.
+    assert parts[0]["output"][:2] == [size[0] // 4, size[1] // 4]
+
+
 @pytest.mark.parametrize("option", ["--batch-size", "--top"])
 def test_numbers_below_one_are_refused(capsys, photos, config_path, option):
     with pytest.raises(SystemExit, match="2"):

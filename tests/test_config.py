@@ -132,7 +132,7 @@ def test_to_dict_contains_only_json_types():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{not json", "Not JSON"),
+        ("{not json", "Expected the configuration of a network in JSON.*Received"),
         ("{}", r"Missing: \['stages'\]"),
         ('{"stages": [], "depth": 1}', r"Unknown: \['depth'\]"),
         ('{"stages": []}', "non-empty.*Received"),
@@ -148,6 +148,14 @@ def test_a_json_file_without_an_object_is_refused(tmp_path):
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="Expected a JSON object"):
         CvTConfig.from_json(path)
+
+
+@pytest.mark.parametrize("read", [CvTConfig.from_json, CvTConfig.from_transformers])
+def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path, read):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(ValueError, match=r"in JSON.*Received: .*model\.keras$"):
+        read(path)
 
 
 def test_an_unknown_field_of_a_stage_is_named():

@@ -15,7 +15,7 @@ from keras_cvt import CvTConfig, CvTModel, StageConfig
 from keras_cvt.description import ModelDescription, describe
 from keras_cvt.eval_transform import EvalTransform
 
-pytestmark = pytest.mark.any_backend
+any_backend = pytest.mark.any_backend
 
 CONFIG = CvTConfig((StageConfig(8, 1, 2, 7, 4, 2, cls_token=True),))
 NAMES = ("ant", "bee", "cat")
@@ -232,6 +232,7 @@ def fused_and_saved(model, tmp_path):
 COPIES = [saved_and_loaded, cloned, fused, fused_and_saved]
 
 
+@any_backend
 @pytest.mark.parametrize("make_copy", COPIES, ids=lambda function: function.__name__)
 def test_a_copy_has_the_same_description(make_copy, tmp_path):
     image = keras.Input((32, 40, 3))
@@ -243,6 +244,7 @@ def test_a_copy_has_the_same_description(make_copy, tmp_path):
         assert make_copy(model, tmp_path).description == described
 
 
+@any_backend
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="slow without a compiler")
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 def test_a_quantized_model_has_the_same_description(tmp_path):
@@ -256,6 +258,7 @@ def test_a_quantized_model_has_the_same_description(tmp_path):
 # with_activation
 
 
+@any_backend
 def test_with_activation_shares_the_layers_and_copies_the_head():
     model = described_model(classifier_activation=None)
     softmax = model.with_activation("softmax")
@@ -273,6 +276,7 @@ def test_with_activation_shares_the_layers_and_copies_the_head():
     )
 
 
+@any_backend
 @pytest.mark.parametrize(
     "name", ["Softmax", "Activation", "ops.softmax", "linear after softmax"]
 )
@@ -343,6 +347,7 @@ def test_json_restores_the_description(name):
     assert ModelDescription.from_dict(json_round_trip(described.to_dict())) == described
 
 
+@any_backend
 def test_the_builder_arguments_build_the_same_network():
     model = described_model()
     again = keras_cvt.CvT(**model.description.builder_arguments())

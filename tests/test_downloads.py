@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import golden
 import pytest
+from command_line import run
 from hub_client import loopback
+from image_folders import write_image
 from loopback_hub import COMMIT
 
-from keras_cvt import repository, zoo
+import keras_cvt
+from keras_cvt import CvTConfig, StageConfig, conversion, repository, zoo
 from keras_cvt.checkpoints import CheckpointError, sources
 from keras_cvt.checkpoints.readers import read_checkpoint
 from keras_cvt.repository import client
@@ -48,6 +52,27 @@ def serve(hub, *names):
 def test_the_safest_file_of_a_repository_is_taken(hub, offered, taken):
     serve(hub, *offered)
     assert client.download_checkpoint(RECORD.repo).name == taken
+
+
+OTHER = CvTConfig((StageConfig(8, 1, 1, 7, 4, 2, cls_token=True),))
+
+
+@pytest.mark.parametrize("weights", ["imagenet", RECORD.name, f"hf://{RECORD.repo}"])
+def test_published_weights_of_another_network_are_not_downloaded(
+    hub, tmp_path, weights
+):
+    serve(hub, "model.safetensors")
+    message = "Expected weights of the network, which has [0-9,]+ parameters with 1000"
+    with pytest.raises(ValueError, match=f"{message} .*Received: {RECORD.name}"):
+        keras_cvt.CvT(OTHER, weights=weights)
+    with pytest.raises(ValueError, match=message):
+        conversion.convert(weights, tmp_path / "out.keras", OTHER)
+    OTHER.to_json(tmp_path / "config.json")
+    write_image(tmp_path / "image.png")
+    given = ("--model", tmp_path / "config.json", "--weights", weights)
+    status, _, said = run("predict", tmp_path / "image.png", *given)
+    assert status == 1 and re.search(message, said)
+    assert not hub.requests
 
 
 def test_the_second_fetch_sends_no_request(hub):

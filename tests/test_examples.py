@@ -1,6 +1,7 @@
 """The examples run as programs and do what they say."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from image_folders import write_image
+from image_folders import write_folder, write_image
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
@@ -26,12 +27,13 @@ def test_the_demo_without_a_hub_learns_digits_and_draws_them(tmp_path):
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
-def run(program, *arguments):
+def run(program, *arguments, **environment):
     return subprocess.run(
         [sys.executable, EXAMPLES / program, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
+        env=os.environ | environment,
     )
 
 
@@ -44,6 +46,21 @@ def test_a_wrong_option_is_a_message_without_a_traceback(tmp_path):
         result = run("train.py", *arguments)
         assert result.returncode == 1 and message in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_a_training_without_matplotlib_ends_well_and_says_so(tmp_path):
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "matplotlib.py").write_text("raise ImportError('gone')")
+    write_folder(tmp_path / "photos", count=2)
+    stage = StageConfig(8, 1, 1, 3, 2, 1, cls_token=True)
+    CvTConfig((stage,)).to_json(tmp_path / "tiny.json")
+    options = ["--data", tmp_path / "photos", "--model", tmp_path / "tiny.json"]
+    options += ["--output", tmp_path / "run", "--image-size", 16, "--batch-size", 4]
+    options += ["--epochs", 1, "--warmup-epochs", 0]
+    result = run("train.py", *options, PYTHONPATH=str(tmp_path / "without"))
+    assert result.returncode == 0, result.stderr
+    assert "Curves: not drawn. A plot needs matplotlib" in result.stdout
+    assert (tmp_path / "run" / "best.keras").exists()
 
 
 @pytest.fixture(scope="module")

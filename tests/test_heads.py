@@ -10,6 +10,7 @@ import pytest
 from command_line import run
 from keras import layers
 from PIL import Image
+from reference import to_numpy
 
 import keras_cvt
 from keras_cvt import CvTConfig, CvTModel, StageConfig, conversion, deploy, hub
@@ -153,7 +154,9 @@ def photo(tmp_path_factory):
 
 def scores_of(model, name, photo):
     """Return the right scores by class name."""
-    outputs = model.predict(keras_cvt.preprocess_input(photo, model), verbose=0)[0]
+    outputs = to_numpy(model(keras_cvt.preprocess_input(photo, model), training=False))[
+        0
+    ]
     return dict(zip(model.class_names, HEADS[name][2](outputs), strict=True))
 
 
@@ -238,6 +241,19 @@ def test_an_exported_file_passes_its_verification(models, exported, name, monkey
 
 
 @tensorflow_only
+@pytest.mark.parametrize("classes", [5, 6])
+def test_the_best_five_are_compared_among_more_classes(tmp_path, monkeypatch, classes):
+    monkeypatch.setattr(deploy.verification, "_seconds", lambda run: 1.0)
+    model = keras_cvt.CvT(CONFIG, classes=classes, input_shape=(SIZE, SIZE, 3))
+    deploy.export(model, tmp_path / "m")
+    images = deploy.made_up_images(SIZE, SIZE, 3)
+    result = deploy.verify(model, tmp_path / "m", images)
+    assert result.top1_agreement == 1
+    assert result.top5_agreement == (1 if classes > 5 else None)
+    assert ("top-5" in str(result)) == (classes > 5)
+
+
+@tensorflow_only
 @pytest.mark.parametrize("name", ["logits", "one logit"])
 def test_the_command_line_verifies_what_python_exported(
     models, exported, tmp_path, name
@@ -248,9 +264,24 @@ def test_the_command_line_verifies_what_python_exported(
     assert status == 0, printed + error
 
 
-@tensorflow_only
 @pytest.mark.parametrize("name", HEADS)
-def test_a_benchmark_judges_every_head(models, name, monkeypatch):
+def test_a_fused_model_keeps_its_head(models, name):
+    model = models[name]
+    fused = deploy.fuse(model)
+    images = deploy.made_up_images(SIZE, SIZE, 3, 2)
+    for found, expected in zip(
+        *(keras.tree.flatten(to_numpy(m(images))) for m in (fused, model)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert fused.description.answers == HEADS[name][1]
+
+
+# One of each kind of answers: the table and the verdict depend on nothing else.
+@tensorflow_only
+@pytest.mark.parametrize(
+    "name", ["softmax", "one sigmoid", "regression", "two outputs"]
+)
+def test_a_benchmark_judges_every_kind_of_answers(models, name, monkeypatch):
     monkeypatch.setattr(deploy.verification, "_seconds", lambda run: 1.0)
     images = deploy.made_up_images(SIZE, SIZE, 3, 2)
     result = deploy.benchmark(models[name], images, formats=["fused"])
@@ -277,7 +308,9 @@ def test_the_examples_show_the_right_scores_or_stop(models, photo, example, name
             example.check(metadata)
         return
     example.check(metadata)
-    outputs = model.predict(keras_cvt.preprocess_input(photo, model), verbose=0)[0]
+    outputs = to_numpy(model(keras_cvt.preprocess_input(photo, model), training=False))[
+        0
+    ]
     found = dict(example.best(outputs, metadata, 5))
     assert found == pytest.approx(scores_of(model, name, photo), abs=1e-4)
 
@@ -298,23 +331,18 @@ def test_what_is_pushed_is_the_model_or_is_refused(models, tmp_path, name):
     hub.write_folder(model, folder, repo_id="me/x")
     loaded = loading.build(sources.resolve(folder))
     images = deploy.made_up_images(SIZE, SIZE, 3)
-    np.testing.assert_allclose(
-        loaded.predict(images, verbose=0), model.predict(images, verbose=0), atol=1e-6
-    )
+    expected = to_numpy(model(images, training=False))
+    np.testing.assert_allclose(to_numpy(loaded(images)), expected, atol=1e-6)
     assert loaded.class_names == model.class_names
     # And converted: the same outputs, not a softmax over whatever there is.
     conversion.convert(folder, tmp_path / "m.keras")
     converted = keras.models.load_model(tmp_path / "m.keras")
     assert converted.description.answers == HEADS[name][1]
-    np.testing.assert_allclose(
-        converted.predict(images, verbose=0),
-        model.predict(images, verbose=0),
-        atol=1e-6,
-    )
+    np.testing.assert_allclose(to_numpy(converted(images)), expected, atol=1e-6)
     # transformers' pipelines choose between softmax and sigmoid by this field.
     described = json.loads((folder / "config.json").read_text())
-    expected = {"class": None, "decisions": "multi_label_classification"}
-    assert described.get("problem_type") == expected[HEADS[name][1]]
+    kinds = {"class": None, "decisions": "multi_label_classification"}
+    assert described.get("problem_type") == kinds[HEADS[name][1]]
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -407,13 +435,13 @@ def test_a_checkpoint_of_transformers_keeps_its_kind_of_outputs(
 def test_one_label_is_not_converted_into_a_softmax(tmp_path):
     model = keras_cvt.CvT(CONFIG, classes=1, classifier_activation=None)
     save_checkpoint(model, tmp_path / "m.safetensors")
-    conversion.convert(tmp_path / "m.safetensors", tmp_path / "m.keras", config=CONFIG)
+    # The official layout means the other activation.
+    path = tmp_path / "m.safetensors"
+    conversion.convert(path, tmp_path / "m.keras", CONFIG, CONFIG.activation)
     images = deploy.made_up_images(SIZE, SIZE, 3)
-    expected = model.predict(images, verbose=0)
     converted = keras.models.load_model(tmp_path / "m.keras")
-    np.testing.assert_allclose(
-        converted.predict(images, verbose=0), expected, atol=1e-5
-    )
+    found, expected = (to_numpy(m(images)) for m in (converted, model))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_an_unknown_problem_type_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from command_line import run
 from keras import layers
 from PIL import Image
+from reference import to_numpy
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig, conversion, deploy, hub
@@ -40,6 +41,13 @@ def rgb(image):
 FRONTS = {
     "nothing": (None, 3, True, False, {}),
     "RandomFlip": (lambda x: layers.RandomFlip(name="in_front")(x), 3, True, False, {}),
+    "RandomFlip of normalised": (
+        lambda x: layers.RandomFlip(name="in_front")(x),
+        3,
+        False,
+        False,
+        {"include_preprocessing": False},
+    ),
     "augmentation in a model": (
         lambda x: keras.Sequential(
             [layers.RandomFlip(), layers.RandomRotation(0.1)], name="in_front"
@@ -169,7 +177,7 @@ def test_example_images_are_what_the_model_takes(models, name):
     images = own_images(models[name])
     assert images.shape == (2, *models[name].input_shape[1:])
     assert (images.max() > 100) == FRONTS[name][2]
-    assert np.isfinite(models[name].predict(images, verbose=0)).all()
+    assert np.isfinite(models[name](images, training=False)).all()
 
 
 @pytest.mark.parametrize("name", FRONTS)
@@ -184,7 +192,9 @@ def test_predict_feeds_what_the_model_takes_or_refuses(models, photo, tmp_path, 
             status == 1 and "Expected a model that takes RGB images of 0-255" in error
         )
         return
-    expected = model.predict(keras_cvt.preprocess_input(photo, model), verbose=0)[0]
+    expected = to_numpy(
+        model(keras_cvt.preprocess_input(photo, model), training=False)
+    )[0]
     (row,) = json.loads(printed)
     found = {entry["label"]: entry["score"] for entry in row["predictions"]}
     assert found == pytest.approx(
@@ -197,7 +207,7 @@ def test_info_counts_the_network_alone(models, tmp_path, name):
     models[name].save(tmp_path / "m.keras")
     status, printed, _ = run("info", tmp_path / "m.keras", "--json")
     assert status == 0
-    network = keras_cvt.CvT(CONFIG, classes=3)
+    network = models["nothing"]
     expected = sum(int(np.prod(w.shape)) for w in network.trainable_weights)
     assert json.loads(printed)["total"]["parameters"] == expected
 
@@ -218,7 +228,9 @@ def test_a_saved_model_is_the_whole_model(models, photo, tmp_path, name, monkeyp
     if name in PHOTOS:
         encoded = tf.constant([photo.read_bytes()])
         answer = signatures["classify_encoded"](encoded=encoded)
-        best = model.predict(keras_cvt.preprocess_input(photo, model), verbose=0).max()
+        best = to_numpy(
+            model(keras_cvt.preprocess_input(photo, model), training=False)
+        ).max()
         # TensorFlow's resize is within two levels of PIL's.
         assert float(answer["scores"][0, 0]) == pytest.approx(best, abs=0.02)
 
@@ -239,14 +251,12 @@ def test_what_is_pushed_computes_the_same_or_is_refused_by_name(models, tmp_path
         assert not list(tmp_path.iterdir())
         return
     images = own_images(model)
-    expected = model.predict(images, verbose=0)
+    expected = to_numpy(model(images, training=False))
     for write in writers:
         write()
     for written in (folder, tmp_path / "folder"):
         loaded = loading.build(sources.resolve(written))
-        np.testing.assert_allclose(
-            loaded.predict(images, verbose=0), expected, atol=1e-6
-        )
+        np.testing.assert_allclose(to_numpy(loaded(images)), expected, atol=1e-6)
         assert loaded.description.value_range == model.description.value_range
 
 
@@ -270,6 +280,14 @@ def test_files_of_an_unknown_range_are_not_compared_on_pixels(models, tmp_path):
     with pytest.raises(ValueError, match=r"representative images.*\['in_front'\]"):
         hub.write_artefacts(models["Rescaling"], tmp_path / "files", ["saved_model"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports")
+def test_augmentation_in_front_of_normalised_images_is_a_known_range(models, tmp_path):
+    model = models["RandomFlip of normalised"]
+    hub.write_artefacts(model, tmp_path / "files", ["saved_model"])
+    written = deploy.read_metadata(tmp_path / "files/saved_model")["input"]
+    assert written["range"] is None and written["range_known"]
 
 
 @pytest.mark.parametrize("name", FRONTS)

@@ -35,7 +35,7 @@ def staged(path: Path, merge: bool = False) -> Iterator[Path]:
         A path of the same name in a temporary folder. Files that are written beside
         it are moved along.
     """
-    with _temporary_folder(path.parent) as folder:
+    with temporary_folder(path.parent) as folder:
         written = folder / "new" / path.name
         written.parent.mkdir()
         yield written
@@ -82,7 +82,7 @@ def write_named(
     Returns:
         The file's path.
     """
-    with _temporary_folder(folder) as temporary:
+    with temporary_folder(folder) as temporary:
         written = temporary / "content"
         write(written)
         path = folder / name(written)
@@ -91,7 +91,11 @@ def write_named(
 
 
 @contextlib.contextmanager
-def _temporary_folder(parent):
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder in another one, which is created, and delete it in the end.
+
+    If the process is killed, the next file that is written there deletes it.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(parent)
     with tempfile.TemporaryDirectory(dir=parent, prefix=TEMPORARY) as folder:

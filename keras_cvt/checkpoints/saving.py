@@ -69,9 +69,9 @@ def write_described(
     """Write `model.safetensors` and the JSON files that describe it into a folder.
 
     The weights are in transformers' layout if transformers has such a network. The
-    description defaults to the model's own.
+    description defaults to the model's own. The caller has checked that the model is
+    expressible.
     """
-    check_expressible(model)
     folder.mkdir(parents=True, exist_ok=True)
     description = description or model.description
     unfit = transformers_format.obstacles(model.cvt_config)
@@ -127,14 +127,13 @@ def check_model(model: CvTModel) -> None:
 
 
 def check_expressible(model: CvTModel, described: bool = True) -> None:
-    """Raise ValueError unless a checkpoint can express a model.
+    """Raise ValueError unless a checkpoint can express a model of keras_cvt.
 
     Args:
-        model: A model of keras_cvt.
+        model: The model.
         described: Whether the network is built again from what is written. Otherwise
             only the weights must be complete. Defaults to `True`.
     """
-    check_model(model)
     state_dict.official_variables(model)
     others = [
         layer.name

@@ -126,13 +126,19 @@ class Location:
         return shards.shard_files(self.path)
 
 
-def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
+def resolve(
+    weights: str | os.PathLike,
+    model: str | None = None,
+    config: CvTConfig | None = None,
+) -> Checkpoint:
     """Find, download if necessary, and read the weights that `weights` names.
 
     Args:
         weights: A published tag, the path of a checkpoint file or of a folder with
             one, or `"hf://org/repo"`, also `"hf://org/repo@revision"`.
         model: The published model that a bare tag is of. Defaults to `None`.
+        config: The network that takes them. Published weights of another are refused
+            before a download. Defaults to `None`: any network.
 
     Returns:
         The weights with what is known about them.
@@ -141,9 +147,9 @@ def resolve(weights: str | os.PathLike, model: str | None = None) -> Checkpoint:
         ValueError: If nothing goes by that name.
         FileNotFoundError: If there is no file at that path.
         OSError: If a download fails and nothing is cached.
-        CheckpointError: If the checkpoint cannot be read.
+        CheckpointError: If the checkpoint cannot be read or is of another network.
     """
-    location = locate(weights, model)
+    location = locate(weights, model, config=config)
     state, layout = read(location)
     checkpoint = Checkpoint(location.source, state, layout, location.record)
     if location.record is not None:
@@ -161,6 +167,7 @@ def locate(
     weights: str | os.PathLike,
     model: str | None = None,
     descriptions: client.Descriptions = "needed",
+    config: CvTConfig | None = None,
 ) -> Location:
     """Find the weights that `weights` names, and download them if necessary.
 
@@ -170,6 +177,7 @@ def locate(
         weights: See `resolve`.
         model: See `resolve`.
         descriptions: See `repository.download_checkpoint`. Defaults to `"needed"`.
+        config: See `resolve`.
     """
     if not isinstance(weights, (str, os.PathLike)):
         raise ValueError(
@@ -179,12 +187,15 @@ def locate(
     name, path = os.fspath(weights), Path(weights)
     if isinstance(weights, str) and name.startswith(client.SCHEME):
         repo_id, revision = client.split_revision(name)
-        return _in_repository(repo_id, revision, zoo.find_repo(repo_id), descriptions)
+        record = zoo.find_repo(repo_id)
+        _check_network(record, config)
+        return _in_repository(repo_id, revision, record, descriptions)
     try:
         # First, so that a folder called "imagenet" cannot stand in for the weights. A
         # `Path` to it is no name.
         if isinstance(weights, str):
             record = zoo.find(name, model)
+            _check_network(record, config)
             return _in_repository(record.repo, None, record, descriptions)
     except zoo.UnknownWeightsError:
         tag = not path.suffix and (not path.parts[1:] or path.parts[0] in zoo.MODELS)
@@ -193,6 +204,19 @@ def locate(
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder of weights {name!r}.")
     return Location(path.name, client.find_checkpoint(path) if path.is_dir() else path)
+
+
+def _check_network(record, config):
+    """Refuse published weights of another network, before they are downloaded."""
+    if record is None or config is None:
+        return
+    theirs = profile.parameters(zoo.MODELS[record.model])
+    ours = profile.parameters(config)
+    if ours != theirs:
+        raise CheckpointError(
+            f"Expected weights of the network, which has {ours:,} parameters with 1000 "
+            f"classes. Received: {record.name}, weights of {theirs:,} parameters"
+        )
 
 
 def _in_repository(repo_id, revision, record, descriptions):

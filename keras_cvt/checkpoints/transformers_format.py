@@ -24,11 +24,11 @@ DESCRIPTION_KEY = "keras_cvt"
 # Without our part, how images are made, if transformers has no such transform.
 _TRANSFORM_KEY = "eval_transform"
 _MAX_JSON_BYTES = 4 * 2**20
-# What transformers calls the answers of a description.
-_PROBLEM_TYPES = {
-    "class": "single_label_classification",
-    "decisions": "multi_label_classification",
-    "values": "regression",
+# Activation of a head for each `problem_type` of transformers.
+HEADS = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": None,
 }
 # What the name of a model that is loaded from a file may not contain.
 _ODD = re.compile(r"[^\w.-]")
@@ -92,9 +92,11 @@ def description_files(description: ModelDescription) -> dict[str, dict[str, Any]
     if config is not None and not obstacles(config):
         height = description.eval_transform.image_size[0]
         values = config.to_transformers(classes, description.channels, height)
-        if classes and description.answers != "class":
-            # transformers' pipelines would compute a softmax otherwise.
-            values["problem_type"] = _PROBLEM_TYPES[description.answers]
+        # transformers' pipelines would compute a softmax otherwise.
+        if classes and description.answers == "decisions":
+            values["problem_type"] = "multi_label_classification"
+        elif classes and description.answers == "values":
+            values["problem_type"] = "regression"
     values |= id_maps(description.class_names, classes)
     if description.activation in (*ACTIVATIONS, None):
         # The class names stand above.
@@ -176,10 +178,10 @@ def read_facts(
 
 def _problem_type(json_config):
     found = json_config.get("problem_type")
-    if found not in (None, *_PROBLEM_TYPES.values()):
+    if found not in (None, *HEADS):
         raise CheckpointError(
-            f"Expected in config.json a problem_type among "
-            f"{tuple(_PROBLEM_TYPES.values())}. Received: {str(found)[:100]}"
+            f"Expected in config.json a problem_type among {tuple(HEADS)}. "
+            f"Received: {str(found)[:100]}"
         )
     return found
 

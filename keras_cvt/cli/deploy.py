@@ -11,6 +11,7 @@ from keras_cvt import deploy
 from keras_cvt._utils.optional import require, tf
 from keras_cvt.cli import arguments, loading
 from keras_cvt.deploy import formats
+from keras_cvt.deploy.fastest import FASTEST, export_fastest
 from keras_cvt.description import ModelDescription
 
 
@@ -22,22 +23,55 @@ def add_export(command: argparse.ArgumentParser) -> None:
     fixed = [r for r in records if r.default_batch_size]
     batch = "".join(f"{r.default_batch_size} for {r.title}, " for r in fixed)
     names = arguments.format_names()
+    command.epilog = (
+        "Exit status: 0 if the file passed, 1 if it failed, or if --fastest found no "
+        "candidate within --max-drop and kept float32."
+    )
     arguments.add_model(command)
-    command.add_argument("out", help=f"folder, or a file that ends in {suffixes}")
     command.add_argument(
+        "out",
+        help=f"folder, or a file that ends in {suffixes}; with --fastest without a "
+        "suffix, which is added, or with that of the only format to try",
+    )
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument(
         "--format",
         choices=names,
         metavar="NAME",
         help=f"one of {', '.join(names)} (default: by the suffix of OUT)",
     )
+    choice.add_argument(
+        "--fastest",
+        dest="format",
+        action="store_const",
+        const=FASTEST,
+        help="export every format and quantization, measure each here on --images, and "
+        "keep the fastest within --max-drop",
+    )
+    command.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="PERCENT",
+        help="with --fastest: percent of the images that may get another best class "
+        "than the model's; 0.1 is one image of 1000 (default: 0.1)",
+    )
+    text = "with --fastest: threads of each runtime"
+    arguments.add_number(command, "--threads", text, "all")
     command.add_argument(
         "--quantization",
         choices=tuple(quantizations),
-        help="number format of the weights (default: that of --format, or float32)",
+        help="number format of the weights, or of the computation (default: that of "
+        "--format, or float32)",
     )
-    arguments.add_images(command, "--representative", "for int8 calibration")
+    arguments.add_images(
+        command,
+        "--representative",
+        "for int8 calibration",
+        "none; with --fastest those of --images",
+    )
     number = arguments.positive_or_dynamic
     text, default = "images per call, or `dynamic`", f"{batch}else dynamic"
+    default += "; 1 with --fastest"
     arguments.add_number(command, "--batch-size", text, default, number)
     text, default = "image size in pixels, or `dynamic`", "that of the weights"
     arguments.add_number(command, "--size", text, default, number)
@@ -88,6 +122,10 @@ def _add_comparison(command):
 
 def run_export(options: argparse.Namespace) -> int:
     """Export a model; return the exit status."""
+    if options.format == FASTEST:
+        return _export_fastest(options)
+    if options.max_drop is not None or options.threads is not None:
+        raise ValueError("Expected --max-drop and --threads with --fastest only.")
     name = options.format or formats.for_path(options.out).name
     variant = formats.find_variant(name, options.quantization)
     if variant.needs_images and not options.representative:
@@ -113,6 +151,34 @@ def run_export(options: argparse.Namespace) -> int:
         print(json.dumps(metadata, indent=2) if options.json else saved)
         return 0
     return _compare(options, model, options.out)
+
+
+def _export_fastest(options):
+    if not options.images:
+        raise ValueError(
+            "Expected --images IMAGE... to measure and compare the candidates on. "
+            "Received: --fastest without --images"
+        )
+    others = (options.quantization, options.no_fuse, options.no_verify)
+    if any(others) or "dynamic" in (options.size, options.batch_size):
+        raise ValueError(
+            "Expected --fastest without --quantization, --no-fuse, --no-verify and "
+            "`dynamic`: candidates are fused, of one size, and all measured."
+        )
+    _set_tensorflow_threads(options.threads)
+    model = loading.classifier(options)
+    transform = model.eval_transform.at_size(options.size, options.size)
+    result = export_fastest(
+        model,
+        options.out,
+        arguments.read_images(options.images, transform),
+        max_drop=options.max_drop,
+        batch_size=options.batch_size,
+        threads=options.threads,
+        representative_images=arguments.read_images(options.representative, transform),
+        progress=_print_name,
+    )
+    return _print_result(options, result)
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -149,11 +215,15 @@ def run_benchmark(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         threads=options.threads,
         representative_images=arguments.read_images(options.representative, transform),
-        progress=lambda name: print(f"{name} ...", file=sys.stderr, flush=True),
+        progress=_print_name,
     )
     if options.plot is not None:
         result.plot(options.plot)
     return _print_result(options, result)
+
+
+def _print_name(name):
+    print(f"{name} ...", file=sys.stderr, flush=True)
 
 
 def _print_result(options, result):

@@ -29,7 +29,8 @@ def run_list(options: argparse.Namespace) -> int:
 def add_info(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `info`."""
     command.add_argument("model", help=arguments.MODEL_HELP)
-    arguments.add_number(command, "--size", "image size in pixels", 224)
+    default = "that of the .keras file if it is fixed, or 224"
+    arguments.add_number(command, "--size", "image size in pixels", default)
     default = "1000, or that of the .keras file"
     arguments.add_number(command, "--classes", "number of classes", default)
     arguments.add_json(command)
@@ -40,8 +41,8 @@ def run_info(options: argparse.Namespace) -> int:
     if loading.is_keras_file(options.model):
         model = loading.load_file(options.model)
         config, classes = model.cvt_config, model.classes
-        # Layers in front may take images of another number of channels.
-        channels = find_preprocessing(model)[1][0].shape[-1]
+        # Layers in front may take images of another size and number of channels.
+        _, height, width, channels = find_preprocessing(model)[1][0].shape
         if not classes:
             raise ValueError(
                 "Expected a model with a head, not a backbone. "
@@ -49,8 +50,9 @@ def run_info(options: argparse.Namespace) -> int:
             )
     else:
         config, classes, channels = loading.config(options.model), 1000, 3
-    size = options.size
-    parts = profile(config, size, size, options.classes or classes, channels)
+        height = width = None
+    height, width = (options.size or own or 224 for own in (height, width))
+    parts = profile(config, height, width, options.classes or classes, channels)
     total = {
         name: sum(getattr(part, name) for part in parts)
         for name in ("parameters", "statistics", "macs")
@@ -75,6 +77,6 @@ def run_info(options: argparse.Namespace) -> int:
     print(
         f"\nWeights: {total['weights_bytes'] / 2**20:.1f} MiB in float32. One MAC is a "
         "multiply-add in a\nconvolution, linear layer or attention product, for one "
-        f"image of {size} x {size}."
+        f"image of {height} x {width}."
     )
     return 0

@@ -48,10 +48,7 @@ def config(name: str) -> CvTConfig:
         return load_file(name).cvt_config
     if not Path(name).is_file():
         raise _unknown(name)
-    try:
-        return CvTConfig.from_json(Path(name))
-    except UnicodeDecodeError:
-        raise _unknown(name) from None
+    return CvTConfig.from_json(Path(name))
 
 
 def _unknown(name):
@@ -99,7 +96,8 @@ def classifier(options: argparse.Namespace) -> CvTModel:
 def _build(name, weights):
     # First, so that a wrong name costs no download.
     network = config(name)
-    checkpoint = sources.resolve(weights, name if name in zoo.MODELS else None)
+    published = name if name in zoo.MODELS else None
+    checkpoint = sources.resolve(weights, published, network)
     if checkpoint.classes is None:
         raise ValueError(f"Expected weights with a head. Received: {weights}")
     return builders.CvT(network, weights=checkpoint, classes=checkpoint.classes)

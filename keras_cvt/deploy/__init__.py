@@ -1,7 +1,9 @@
 """From a model to a fast, verified file: fuse, export, verify, benchmark."""
 
 from keras_cvt.deploy.benchmarking import FORMATS, benchmark
-from keras_cvt.deploy.exporting import ExportError, export
+from keras_cvt.deploy.checks import ExportError
+from keras_cvt.deploy.exporting import export
+from keras_cvt.deploy.fastest import Fastest
 from keras_cvt.deploy.fusion import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.metadata import read as read_metadata
@@ -13,6 +15,7 @@ __all__ = [
     "FORMATS",
     "Benchmark",
     "ExportError",
+    "Fastest",
     "Measurement",
     "Verification",
     "benchmark",

@@ -15,7 +15,7 @@ from keras_cvt._utils import validation
 from keras_cvt._utils.files import write_whole
 from keras_cvt.deploy import formats as file_formats
 from keras_cvt.deploy import metadata
-from keras_cvt.deploy.exporting import check_backend, check_representative
+from keras_cvt.deploy.checks import check_backend, check_representative
 from keras_cvt.deploy.file_format import Runtime
 from keras_cvt.deploy.fusion import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement

@@ -2,17 +2,26 @@
 
 import errno
 import os
+import re
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_cvt._utils import validation
 from keras_cvt._utils.files import staged
+from keras_cvt._utils.optional import tf
 from keras_cvt.deploy import formats, metadata
-from keras_cvt.deploy.file_format import ExportOptions, Variant, has_shape
+from keras_cvt.deploy.checks import (
+    ExportError,
+    check_backend,
+    check_path,
+    check_representative,
+)
+from keras_cvt.deploy.fastest import FASTEST, export_fastest
+from keras_cvt.deploy.file_format import ExportOptions
 from keras_cvt.deploy.fusion import fuse as fuse_model
 from keras_cvt.deploy.precision import in_float32
 from keras_cvt.description import other_layers
@@ -20,10 +29,6 @@ from keras_cvt.models import CvTModel
 
 # Converters that are not Python raise errors of their own with these words.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-
-
-class ExportError(ValueError):
-    """A converter failed, or cannot express the network."""
 
 
 def export(
@@ -40,6 +45,9 @@ def export(
     source_weights: str | None = None,
     top: int = 5,
     labels: Sequence[str] | None = None,
+    images: np.ndarray | None = None,
+    max_drop: float | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Write a model as a file (or folder) for another runtime.
 
@@ -50,6 +58,14 @@ def export(
     model's description, the quantization and versions.
     `keras_cvt.deploy.read_metadata` returns it.
 
+    `"fastest"` exports every format in every quantization, fused, for one image per
+    call or `batch_size`, and runs each with its own runtime. A candidate that cannot be
+    made or run here is left out. One is kept if `max_drop` allows its answers and its
+    outputs have an overall cosine of 0.95 with the model's. The fastest of them is
+    written to `path` with its suffix added. A path that ends in a format's suffix
+    limits the candidates to that format. If none keeps the limit, the fastest float32
+    file is written. `representative_images` are `images` by default.
+
     Args:
         model: A `CvTModel`.
         path: Where to write: `.tflite`, `.onnx`, `.xml` (OpenVINO puts a `.bin` file
@@ -58,9 +74,12 @@ def export(
             classifier that takes RGB of 0-255 it also gets the signature
             `classify_encoded`: from JPEG or PNG bytes to class names and scores. The
             other formats are `"litert"`, `"onnx"` and `"openvino"`. The quantization
-            may be part of the name, as in `"litert_int8"`. Defaults to `None`, which
+            may be part of the name, as in `"litert_int8"`. `"fastest"` measures all of
+            them on this machine and keeps one. Defaults to `None`, which
             means by the path's suffix.
         quantization: `"float16"` (LiteRT, OpenVINO) stores weights in half precision.
+            `"bfloat16"` (OpenVINO) computes in bfloat16, if the file is opened by
+            keras_cvt or with `INFERENCE_PRECISION_HINT=bf16`.
             `"dynamic_int8"` (LiteRT) stores weights in 8 bits and quantizes
             activations at run time. `"int8"` (LiteRT) computes linear layers and
             convolutions in 8 bits and needs `representative_images`. Defaults to
@@ -79,9 +98,20 @@ def export(
             `None`, which means `model.source_weights`.
         top: Number of classes that `classify_encoded` returns. Defaults to `5`.
         labels: The name of `class_names` in version 0.1.0.
+        images: For `"fastest"`, which needs them: images (N, H, W, C) as the model
+            takes them, to measure and compare on. The file is for their size.
+        max_drop: For `"fastest"`: percent of the images whose best class may be another
+            than the model's. For a sigmoid, percent of the decisions; for regression
+            and features, the relative error in percent. Defaults to `None`, which
+            means 0.1: one image of 1000.
+        threads: For `"fastest"`: number of threads of the runtimes. TensorFlow has one
+            number for the whole process, which this does not change. Defaults to
+            `None`, which means one thread for each processor.
 
     Returns:
-        The metadata that the file carries.
+        The metadata that the file carries. For `"fastest"` it is a
+        `keras_cvt.deploy.Fastest`: its `path` is the file's, its `passed` tells whether
+        the limit was kept, and `print` shows what was chosen, why, and the others.
 
     Raises:
         ValueError: If an argument is out of range, the model is not a CvT or is
@@ -92,76 +122,94 @@ def export(
 
     Example:
         >>> keras_cvt.deploy.export(model, "cvt13.tflite", "litert", "dynamic_int8")
+        >>> print(keras_cvt.deploy.export(model, "cvt13", "fastest", images=images))
     """
     path = Path(path)
-    if format is None:
-        known = [f for f in formats.FORMATS.values() if f.suffix == path.suffix]
-        # The first format of all is a folder's, which may have any name.
-        format = [*known, *formats.FORMATS.values()][0].name
-    variant = formats.find_variant(format, quantization)
-    _check_path(path, variant)
-    check_backend(f"export model.keras {path} --format {variant.format.name}")
     names = labels if class_names is None else class_names
+    if format == FASTEST:
+        fixed = {"fuse": True, "quantization": None, "image_size": None, "top": 5}
+        given = {
+            "fuse": fuse,
+            "quantization": quantization,
+            "image_size": image_size,
+            "top": top,
+        }
+        if given != fixed:
+            raise ValueError(
+                f"With format={format!r} these arguments must be {fixed}: candidates "
+                "are fused, in every quantization, and of the images' size. "
+                f"Received: {given}"
+            )
+        return export_fastest(
+            model,
+            path,
+            images,
+            max_drop=max_drop,
+            batch_size=batch_size,
+            threads=threads,
+            representative_images=representative_images,
+            class_names=names,
+            source_weights=source_weights,
+        )
+    if not all(each is None for each in (images, max_drop, threads)):
+        raise ValueError(
+            f"`images`, `max_drop` and `threads` are only for format={FASTEST!r}. "
+            f"Received: format={format!r}"
+        )
+    format = formats.for_path(path).name if format is None else format
+    variant = formats.find_variant(format, quantization)
+    check_path(path, variant)
+    check_backend(f"export model.keras {path} --format {variant.format.name}")
     description = metadata.describe(model, names, source_weights)
     validation.check_int(1, top=top)
     shape = _shape(model, description, variant, batch_size, image_size)
-    images = check_representative(representative_images, variant, shape)
+    representative = check_representative(representative_images, variant, shape)
     network = in_float32(model)
     network = fuse_model(network) if fuse else network
     transform = description.eval_transform.at_size(*shape[1:3])
     description = description.replace(image_size=shape[1:3], eval_transform=transform)
     fused = network.stages[0].fused
     values = metadata.assemble(description, shape[0], variant, fused)
-    options = ExportOptions(shape, description, values, images, top)
+    options = ExportOptions(shape, description, values, representative, top)
     with staged(path) as target:
         try:
             variant.format.write(network, target, options)
-        except (OSError, ImportError, MemoryError):
+        except (OSError, ImportError):
             raise
         # A converter may raise any error, often with pages of its own stack.
         except Exception as error:
             for code in _DISK_ERRORS:
                 if os.strerror(code) in str(error):
                     raise OSError(code, os.strerror(code), str(path)) from error
-            lines = [line for line in str(error).splitlines() if line.strip()] or [""]
             others = [layer.name for layer in other_layers(model)]
             around = f" Layers around the network: {others}." if others else ""
-            raise ExportError(
+            problem = (
                 f"{variant.title} cannot express this network, or its converter "
-                f"failed; try another format.{around} "
-                f"Received: {type(error).__name__}: {lines[0][:300]}"
+                f"failed; try another format.{around}"
+            )
+            if isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)):
+                problem = (
+                    f"Memory ran out while {variant.title} was written; pass a smaller "
+                    "`image_size` or `batch_size`, or free some."
+                )
+            elif _is_ours(error):
+                raise
+            # Keras puts the message of a layer in bold between lines of its own.
+            bold = re.search("\x1b\\[1m(.*)\x1b\\[0m", str(error), re.DOTALL)
+            text = bold[1] if bold else str(error)
+            lines = [line for line in text.splitlines() if line.strip()] or [""]
+            raise ExportError(
+                f"{problem} Received: {type(error).__name__}: {lines[0][:300]}"
             ) from error
     return values
 
 
-def _check_path(path, variant):
-    suffix = variant.format.suffix
-    if suffix and path.suffix != suffix:
-        raise ValueError(
-            f"Expected a path that ends in {suffix} for format "
-            f"{variant.format.name!r}. Received: path={str(path)!r}"
-        )
-    earlier = any(known.recognises(path) for known in formats.FORMATS.values())
-    is_file = not variant.format.marker
-    if path.is_dir() and not earlier and (is_file or any(path.iterdir())):
-        raise ValueError(
-            "Expected a path to write to, but it is a folder that holds something "
-            f"else. Received: path={str(path)!r}"
-        )
-
-
-def check_backend(command: str) -> None:
-    """Raise ValueError unless the Keras backend is TensorFlow.
-
-    Args:
-        command: The arguments of `keras-cvt` that do the same, for the message.
-    """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Exporting needs the TensorFlow backend. Save the model as model.keras and "
-            f"run `KERAS_BACKEND=tensorflow keras-cvt {command}`. "
-            f"Received: backend={keras.backend.backend()!r}"
-        )
+def _is_ours(error):
+    """Return whether Python code of keras_cvt raised an error, and no converter."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(frame.filename).is_relative_to(Path(__file__).parent.parent)
+    # Those of a converter in C++ have no frame of their own.
+    return ours and not isinstance(error, RuntimeError)
 
 
 def _shape(model, description, variant, batch_size, image_size):
@@ -191,34 +239,3 @@ def _shape(model, description, variant, batch_size, image_size):
     shape = (batch_size, *image_size, description.channels)
     model.compute_output_shape(shape)
     return shape
-
-
-def check_representative(
-    images: np.ndarray | None, variant: Variant, shape: tuple[int | None, ...]
-) -> np.ndarray | None:
-    """Return representative images as float32, or None if none are needed.
-
-    Args:
-        images: `representative_images` of `export`.
-        variant: The format and quantization.
-        shape: (B, H, W, C) of the images that the file takes; None for any size.
-
-    Raises:
-        ValueError: If they are missing, have the wrong shape, or are given although
-            the variant does not need them.
-    """
-    if not variant.needs_images and images is None:
-        return None
-    if not variant.needs_images:
-        needing = [v.name for v in formats.variants().values() if v.needs_images]
-        raise ValueError(
-            f"`representative_images` are only for {', '.join(needing)}. "
-            f"Received: format={variant.name!r}"
-        )
-    found = np.asarray([] if images is None else images, "float32")
-    if not has_shape(found, shape[1:]) or len(found) < (shape[0] or 1):
-        raise ValueError(
-            f"{variant.name!r} needs `representative_images` (N, H, W, C) as the file "
-            f"takes them, {shape}, at least one batch. Received: shape={found.shape}"
-        )
-    return found

@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cvt.deploy.exporting import ExportError, export
+from keras_cvt.deploy.checks import ExportError
 
-_PROGRAM = "from keras_cvt.deploy import subprocess_export; subprocess_export.main()"
+_PROGRAM = "from keras_cvt.deploy import subprocess_worker; subprocess_worker.main()"
 # Errors of `export` that are raised here as they were raised there.
-_ERRORS = {
+ERRORS = {
     error.__name__: error for error in (ExportError, ValueError, ImportError, OSError)
 }
 
@@ -64,28 +64,9 @@ def export_in_subprocess(
         error = folder / "error.json"
         if error.is_file():
             name, message = json.loads(error.read_text(encoding="utf-8"))
-            raise _ERRORS[name](message)
+            raise ERRORS[name](message)
     if result.returncode:
         raise ChildProcessError(
             f"Exporting {Path(path).name} ended with status {result.returncode}: "
             f"{result.stderr[-1000:].strip()}"
         )
-
-
-def main() -> None:
-    """Run the export that is described in the folder `sys.argv[1]`."""
-    folder = Path(sys.argv[1])
-    call = json.loads((folder / "call.json").read_text(encoding="utf-8"))
-    images = folder / "images.npy"
-    try:
-        export(
-            # Its loss and metrics may be its owner's own, and are not needed.
-            keras.models.load_model(call["model"], compile=False),
-            call["path"],
-            representative_images=np.load(images) if images.is_file() else None,
-            **call["arguments"],
-        )
-    except tuple(_ERRORS.values()) as error:
-        name = next(n for n, kind in _ERRORS.items() if isinstance(error, kind))
-        answer = json.dumps([name, str(error)])
-        (folder / "error.json").write_text(answer, encoding="utf-8")

@@ -19,6 +19,8 @@ from keras_cvt.deploy.file_format import Runtime, has_shape
 from keras_cvt.deploy.precision import in_float32
 from keras_cvt.description import answers_of
 
+# Of all images' outputs with the model's. Those of another network have less.
+SMALLEST_COSINE = 0.95
 # For each quantization: largest difference of a logit, smallest share of the same
 # answers, smallest cosine of all images' outputs as one vector, and largest relative
 # error of plain numbers. The smallest cosine of an image would fail a file for a single
@@ -26,8 +28,9 @@ from keras_cvt.description import answers_of
 _TOLERANCES = {
     None: (1e-4, 1.0, None, None),
     "float16": (1e-2, 1.0, None, None),
-    "dynamic_int8": (None, 0.995, 0.95, 0.1),
-    "int8": (None, 0.99, 0.95, 0.15),
+    "bfloat16": (None, 0.995, SMALLEST_COSINE, 0.1),
+    "dynamic_int8": (None, 0.995, SMALLEST_COSINE, 0.1),
+    "int8": (None, 0.99, SMALLEST_COSINE, 0.15),
 }
 # Smaller probabilities in float32 do not determine their logits.
 _SMALLEST = 1e-30
@@ -57,7 +60,7 @@ class Verification:
         top1_agreement: Share of images with the same best class; None if the outputs
             do not stand for one class of several.
         top5_agreement: Share of images for which the model's best class is among the
-            file's best five; None as before.
+            file's best five; None as before, and for at most five classes.
         size_bytes: Size of the file, or of all files in the folder.
         images_per_second: Speed of the file in its runtime.
         model_images_per_second: Speed of the model with `predict_on_batch`.
@@ -111,6 +114,7 @@ class Verification:
         }
         if self.top1_agreement is not None:
             rows["top-1 agreement"] = f"{self.top1_agreement:.2%}"
+        if self.top5_agreement is not None:
             rows["top-5 agreement"] = f"{self.top5_agreement:.2%}"
         if self.threshold_agreement is not None:
             rows["same side of 0.5"] = f"{self.threshold_agreement:.2%}"
@@ -139,13 +143,14 @@ def verify(
 
     - float32: every logit within 1e-4, and every best class.
     - `"float16"`: every logit within 1e-2, and every best class.
-    - `"dynamic_int8"`: 99.5 % of the best classes, and an overall cosine of 0.95.
+    - `"dynamic_int8"`, `"bfloat16"`: 99.5 % of the best classes, and an overall cosine
+      of 0.95.
     - `"int8"`: 99 % of the best classes, and an overall cosine of 0.95.
 
     For a sigmoid, or one logit, the share is that of the outputs on the same side of a
     probability of 0.5. Regression and features are judged by their error: at most 1e-4
     (float32) or 1e-2 (`"float16"`) of an output's largest value, and a relative error
-    of 10 % (`"dynamic_int8"`) or 15 % (`"int8"`).
+    of 10 % (`"dynamic_int8"`, `"bfloat16"`) or 15 % (`"int8"`).
 
     Args:
         model: The model that was exported, fused or not. One in mixed precision is
@@ -279,8 +284,12 @@ def _judge(expected, found, described):
     result["top1_agreement"] = result["top5_agreement"] = None
     vectors = expected, found
     if answers == "class":
-        agreement, five = _agreement(expected, found)
-        result["top1_agreement"], result["top5_agreement"] = agreement, five
+        best = expected.argmax(-1)
+        agreement = float(np.mean(found.argmax(-1) == best))
+        result["top1_agreement"] = agreement
+        if expected.shape[-1] > 5:
+            five = np.argsort(-found, axis=-1)[:, :5] == best[:, None]
+            result["top5_agreement"] = float(np.mean(five.any(axis=-1)))
         checks[f"top-1 agreement >= {share:.1%}"] = agreement >= share
         # What all classes of an image share does not matter and would hide the rest.
         vectors = _centred(expected), _centred(found)
@@ -323,14 +332,6 @@ def _close(kind, limit, expected, found):
     """
     size = np.abs(expected).max(axis=0 if kind == "regression" else None)
     return bool(np.all(np.abs(expected - found) <= _ABSOLUTE + limit * size))
-
-
-def _agreement(expected, found):
-    """Return the shares of images whose best class is the file's best, and in five."""
-    best = expected.argmax(-1)
-    five = np.argsort(-found, axis=-1)[:, :5]
-    top1 = np.mean(found.argmax(-1) == best)
-    return float(top1), float(np.mean(np.any(five == best[:, None], axis=-1)))
 
 
 def _centred(rows):

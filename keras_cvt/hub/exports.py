@@ -95,7 +95,7 @@ def write_artefacts(
         )
     saving.check_model(model)
     description = model.description
-    if representative_images is None and description.range_unknown:
+    if representative_images is None and not description.range_known:
         raise ValueError(
             "Expected representative images: only the model's author knows what values "
             f"its layers in front take. Received: {list(description.layers_in_front)}"

@@ -158,9 +158,13 @@ def read_rgb(file: "str | os.PathLike | BinaryIO") -> Image.Image:
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # the readers of the formats raise many types
-        message = f"The file cannot be read as an image: {error}."
+        reason = str(error).rstrip(".")
+        reason = reason[:1].lower() + reason[1:]
+        message = f"The file cannot be read as an image: {reason}"
         if isinstance(file, (str, os.PathLike)):
-            message += f" Received: {os.fspath(file)!r}"
+            # What keras_cvt refuses says already what it received.
+            message += ", in" if "Received: " in reason else ". Received:"
+            message += f" {os.fspath(file)!r}"
         raise ValueError(message) from error
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import os
 from typing import Any
 
 import keras
@@ -15,6 +14,7 @@ from keras_cvt.data import (
     steps_per_epoch,
     training_batches,
 )
+from keras_cvt.data.folders import printable
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.models import CvTModel
 from keras_cvt.training import distribution
@@ -261,11 +261,10 @@ def _identity(source):
     """Return what tells images from others, wherever their folder is."""
     if source.files is None:
         return {"count": source.count, "fingerprint": source.fingerprint()}
-    root = os.fsencode(source.name)
     names = hashlib.sha256()
     for paths, _ in source.files.batch(4096).as_numpy_iterator():
         for path in paths:
-            names.update(path.removeprefix(root) + b"\0")
+            names.update(printable(path).removeprefix(source.name).encode() + b"\0")
     return {"count": source.count, "fingerprint": names.hexdigest()}
 
 

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from keras_cvt._utils import files, optional, plots
+from keras_cvt.data.folders import printable
 from keras_cvt.training.averages import AveragedWeights, uses_averages
 from keras_cvt.training.distribution import process_index_and_count, under
 
@@ -301,8 +302,9 @@ class Run:
         )
         if different:
             raise ValueError(
-                f"{self.folder} holds a run that was started with other settings. It "
-                "cannot be resumed with these. They differ in "
+                f"{self.folder} holds a run that was started with other settings. "
+                "Resume it with those, or start a new run in another folder. They "
+                "differ in "
                 + "; ".join(
                     f"{key}: there {found.get(key)!r:.200}, "
                     f"now {settings.get(key)!r:.200}"
@@ -388,18 +390,18 @@ class Run:
             # the best model does not have.
             keras.callbacks.CSVLogger(self._log, append=True),
         ]
+        log = self.folder / "tensorboard"
         # TensorFlow does not install it, and notices only at the first epoch's end.
-        if importlib.util.find_spec("tensorboard"):
-            log = keras.callbacks.TensorBoard(
-                self.folder / "tensorboard", write_graph=False
-            )
-            writers.append(log)
+        if not importlib.util.find_spec("tensorboard"):
+            install = optional.install_command("train")
+            problem = f"it is not installed. Install it with {install}"
+        elif printable(log) != str(log):
+            problem = "it cannot write to a path that is not UTF-8"
         else:
-            logger.warning(
-                "TensorBoard is not installed, and its log is not written. Install it "
-                "with %s.",
-                optional.install_command("train"),
-            )
+            problem = ""
+            writers.append(keras.callbacks.TensorBoard(log, write_graph=False))
+        if problem:
+            logger.warning("TensorBoard's log is not written: %s.", problem)
         # Last: it marks as done what the others have written.
         return [*writers, ResumePoint(self.last, self._generator_states)]
 

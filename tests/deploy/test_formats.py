@@ -32,6 +32,7 @@ FILES = {
     "onnx": "model.onnx",
     "openvino": "model.xml",
     "openvino_float16": "model_float16.xml",
+    "openvino_bfloat16": "model_bfloat16.xml",
 }
 
 tensorflow_only = pytest.mark.skipif(
@@ -91,6 +92,32 @@ def test_export_takes_the_format_from_the_path(tmp_path):
     assert path.is_file()
     metadata = export(model, path, "litert_float16")
     assert (metadata["format"], metadata["quantization"]) == ("litert", "float16")
+
+
+@tensorflow_only
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("m.keras", None, r"\.onnx or \.xml, or name a folder without a suffix"),
+        ("m.weights.h5", None, r"\.onnx or \.xml, or name a folder without a suffix"),
+        ("m.keras", "tf_saved_model", "Expected a folder, without the suffix"),
+        ("m.tflite", "saved_model", "Expected a folder, without the suffix"),
+        ("m.TFLITE", "tf_saved_model", "Expected a folder, without the suffix"),
+        ("m.onnx", "litert", r"Expected a path that ends in \.tflite"),
+    ],
+)
+def test_a_suffix_of_another_kind_of_file_is_refused(tmp_path, name, format, message):
+    model = networks.build(networks.CONFIGS["linear"], input_shape=(32, 32, 3))
+    with pytest.raises(ValueError, match=f"{message}.*Received: path=.*{name}"):
+        export(model, tmp_path / name, format)
+    assert not list(tmp_path.iterdir())
+
+
+@tensorflow_only
+def test_the_end_of_a_version_is_no_suffix_of_a_file(tmp_path):
+    model = networks.build(networks.CONFIGS["linear"], input_shape=(32, 32, 3))
+    export(model, tmp_path / "cvt-1.0", "tf_saved_model")
+    assert (tmp_path / "cvt-1.0").is_dir()
 
 
 def strings(path):

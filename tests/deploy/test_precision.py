@@ -1,5 +1,7 @@
 """Models of any precision export as the same weights in a float32 network."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,10 @@ import keras_cvt
 from keras_cvt import CvTConfig, StageConfig, deploy, training
 from keras_cvt.deploy import formats
 from keras_cvt.deploy.precision import in_float32
+from keras_cvt.description import cvt_stages
+from keras_cvt.preprocessing import EvalTransform
+
+tf = pytest.importorskip("tensorflow")
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exports need TensorFlow"
@@ -63,19 +69,11 @@ def test_the_float32_network_has_the_same_weights(models, policy, wanted):
     assert [layer.dtype_policy.name for layer in layers_of(model)] == before
 
 
-@pytest.mark.parametrize("name", [n for n in formats.FORMATS])
-@pytest.mark.parametrize("policy", POLICIES[1:])
-def test_every_format_computes_the_float32_network(
-    models, tmp_path, monkeypatch, policy, name
-):
-    check_export(models[policy], tmp_path, monkeypatch, name)
-
-
+# One policy each, in turn: what is exported is the same float32 network.
 @pytest.mark.parametrize(
-    "name", [n for n, v in formats.variants().items() if v.quantization]
+    ("policy", "name"), zip(itertools.cycle(POLICIES[1:]), formats.variants())
 )
-@pytest.mark.parametrize("policy", POLICIES[1:3])
-def test_every_quantization_starts_from_the_float32_network(
+def test_every_format_and_quantization_starts_from_the_float32_network(
     models, tmp_path, monkeypatch, policy, name
 ):
     check_export(models[policy], tmp_path, monkeypatch, name)
@@ -159,6 +157,62 @@ def test_an_error_of_a_converter_is_one_clear_error(
     message = str(caught.value)
     assert record.title in message and "first line" in message
     assert len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Failing(keras.layers.Layer):
+    """A layer that fails when a converter traces it."""
+
+    error = None
+
+    def call(self, inputs):
+        if self.error is not None:
+            self.error()
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def raising(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            raising(ValueError("Expected tea.\nReceived: coffee")),
+            deploy.ExportError,
+            "SavedModel cannot express.*Received: ValueError: Expected tea",
+        ),
+        (raising(MemoryError()), deploy.ExportError, "Memory ran out.*`image_size`"),
+        (
+            raising(tf.errors.ResourceExhaustedError(None, None, "OOM of a tensor")),
+            deploy.ExportError,
+            "Memory ran out.*ResourceExhaustedError: OOM of a tensor",
+        ),
+        # Of keras_cvt itself: a clear message, and a bug.
+        (lambda: EvalTransform((0, 1), None), ValueError, "`height` must be"),
+        (lambda: cvt_stages(None), AttributeError, "no attribute 'layers'"),
+    ],
+    ids=["another's", "memory", "memory of TensorFlow", "ours", "our bug"],
+)
+def test_an_error_says_what_it_is_and_only_a_converters_is_wrapped(
+    tmp_path, monkeypatch, error, kind, message
+):
+    layer = Failing()
+    model = keras_cvt.CvT(
+        CONFIG, classes=3, input_tensor=layer(keras.Input((32, 32, 3)))
+    )
+    monkeypatch.setattr(Failing, "error", staticmethod(error))
+    with pytest.raises(kind, match=message) as caught:
+        deploy.export(model, tmp_path / "m")
+    assert caught.type is kind
     assert not list(tmp_path.iterdir())
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import clean_process
 import golden
+import hub_models
 import keras
 import numpy as np
 import pytest
@@ -45,6 +47,38 @@ def config():
     return golden.config(golden.load("tiny_base")[1])
 
 
+@pytest.fixture(scope="module")
+def dry_run(tmp_path_factory, reference):
+    """A folder with a dry run, its arguments, and the requests that it made."""
+    folder = tmp_path_factory.mktemp("dry_run")
+    (folder / OFFICIAL.name).write_bytes(OFFICIAL.read_bytes())
+    (folder / "photo.png").write_bytes(b"one")
+    arguments = {
+        "checkpoint": OFFICIAL.name,
+        "repo_id": REPO,
+        "folder": "out",
+        "config": config(),
+        "reference": reference,
+        "representative": ["photo.png"],
+        "dry_run": True,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with loopback(tmp_path_factory.mktemp("home"), patch) as server:
+            done = hub.release(**arguments)
+    assert done.commit is None
+    return folder, arguments, dict(server.steps)
+
+
+@pytest.fixture
+def arguments(dry_run, tmp_path, monkeypatch):
+    """The arguments of the dry run, whose files are copied to the current folder."""
+    folder, arguments, _ = dry_run
+    shutil.copytree(folder, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    return arguments
+
+
 def test_a_checkpoint_becomes_a_repository(server, tmp_path, reference):
     done = hub.release(
         OFFICIAL, REPO, tmp_path / "out", config=config(), reference=reference
@@ -54,9 +88,10 @@ def test_a_checkpoint_becomes_a_repository(server, tmp_path, reference):
     readme = server.repos[REPO]["README.md"].decode()
     assert f"{done.reference_difference:.1e}" in readme
     expected, meta = golden.load("tiny_base")
-    scores = hub.load(REPO).predict(
+    scores = hub_models.outputs(
+        hub.load(REPO),
         255 * (golden.images(meta) * np.float32((0.229, 0.224, 0.225))
-               + np.float32((0.485, 0.456, 0.406))), verbose=0
+               + np.float32((0.485, 0.456, 0.406))),
     )  # fmt: skip
     softmax = keras.ops.convert_to_numpy(keras.ops.softmax(expected["logits"]))
     np.testing.assert_allclose(scores, softmax, rtol=0, atol=2e-5)
@@ -68,17 +103,9 @@ def test_without_a_reference_transformers_computes_the_logits(tmp_path):
     assert done.reference == "transformers" and done.reference_difference <= 1e-4
 
 
-def test_a_dry_run_writes_the_folder_and_makes_no_request(server, tmp_path, reference):
-    done = hub.release(
-        OFFICIAL,
-        REPO,
-        tmp_path / "out",
-        config=config(),
-        reference=reference,
-        dry_run=True,
-    )
-    assert done.commit is None and not server.steps
-    assert (tmp_path / "out" / "README.md").is_file()
+def test_a_dry_run_writes_the_folder_and_makes_no_request(dry_run):
+    folder, _, requests = dry_run
+    assert (folder / "out" / "README.md").is_file() and not requests
 
 
 def written_at(folder):
@@ -87,16 +114,14 @@ def written_at(folder):
     return {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_a_verified_folder_is_not_written_again(server, tmp_path, reference):
-    where = (OFFICIAL, REPO, tmp_path / "out")
-    how = {"config": config(), "reference": reference}
-    hub.release(*where, **how, dry_run=True)
-    before = written_at(tmp_path / "out")
-    pushed = hub.release(*where, **how)
-    assert written_at(tmp_path / "out") == before
+def test_a_verified_folder_is_not_written_again(server, arguments):
+    before = written_at(Path("out"))
+    arguments = {**arguments, "dry_run": False}
+    pushed = hub.release(**arguments)
+    assert written_at(Path("out")) == before
     assert pushed.commit == server.head(REPO)
     steps = dict(server.steps)
-    assert hub.release(*where, **how) == pushed
+    assert hub.release(**arguments) == pushed
     assert server.steps == steps
 
 
@@ -114,30 +139,17 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_after_a_change_the_folder_is_written_again(tmp_path, reference, name):
-    checkpoint, photo = tmp_path / OFFICIAL.name, tmp_path / "photo.png"
-    checkpoint.write_bytes(OFFICIAL.read_bytes())
-    photo.write_bytes(b"one")
-    arguments = {
-        "checkpoint": checkpoint,
-        "repo_id": REPO,
-        "folder": tmp_path / "out",
-        "config": config(),
-        "reference": reference,
-        "representative": [photo],
-        "dry_run": True,
-    }
+def test_after_a_change_the_folder_is_written_again(arguments, name):
+    before = written_at(Path("out"))
     hub.release(**arguments)
-    before = written_at(tmp_path / "out")
-    hub.release(**arguments)
-    assert written_at(tmp_path / "out") == before
+    assert written_at(Path("out")) == before
     if name == "checkpoint's content":
-        checkpoint.write_bytes(b"retrained")
+        Path(OFFICIAL.name).write_bytes(b"retrained")
         with pytest.raises(CheckpointError):
             hub.release(**arguments)
         return
     if name == "photo's content":
-        photo.write_bytes(b"another")
+        Path("photo.png").write_bytes(b"another")
     changed = {**arguments, **CHANGES[name]}
     if name == "activation":
         # The reference is of the other activation, so that the comparison fails.
@@ -145,17 +157,14 @@ def test_after_a_change_the_folder_is_written_again(tmp_path, reference, name):
             hub.release(**changed)
         return
     hub.release(**changed)
-    assert written_at(tmp_path / "out") != before
+    assert written_at(Path("out")) != before
 
 
-def test_a_damaged_folder_is_written_again(tmp_path, reference):
-    where = (OFFICIAL, REPO, tmp_path / "out")
-    how = {"config": config(), "reference": reference, "dry_run": True}
-    hub.release(*where, **how)
-    weights = tmp_path / "out" / "model.safetensors"
+def test_a_damaged_folder_is_written_again(arguments):
+    weights = Path("out", "model.safetensors")
     good = weights.read_bytes()
     weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    hub.release(*where, **how)
+    hub.release(**arguments)
     assert weights.read_bytes() == good
 
 
@@ -183,7 +192,10 @@ def test_exported_files_of_a_repository_run_in_their_own_runtimes(
         tmp_path / "out",
         config=config(),
         reference=reference,
-        exports=["saved_model", "litert", "litert_dynamic_int8", "onnx"],
+        exports=[
+            *("saved_model", "litert", "litert_dynamic_int8", "onnx"),
+            "openvino_bfloat16",
+        ],
     )
     files = server.repos[REPO]
     assert "| `saved_model` |" in files["README.md"].decode()
@@ -196,21 +208,23 @@ def test_exported_files_of_a_repository_run_in_their_own_runtimes(
         assert result.passed and result.max_difference < 1e-4
     # A LiteRT file takes one image.
     images = images[:1].astype("float32")
-    expected = model.predict(images, verbose=0)
+    expected = hub_models.outputs(model, images)
     np.save(page.parent / "images.npy", images)
     for name in ("saved_model", "model.tflite", "model.onnx"):
         clean_process.run(page.parent, name)
         found = np.load(page / f"{name}.npy")
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     report = json.loads(files["verification.json"])
-    assert len(report["artefacts"]) == 6
+    assert len(report["artefacts"]) == 7
     # The card states the agreement, and how to run the files.
     readme = files["README.md"].decode()
-    assert readme.count("| 100.0% |") == 4 and '-v "$PWD/saved_model:' in readme
+    assert "model_bfloat16.xml` | OpenVINO, bfloat16 |" in readme
+    assert readme.count("| 100.0% |") == 5 and '-v "$PWD/saved_model:' in readme
     monkeypatch.chdir(page)
     blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
-    runtimes = [b for b in blocks if "Interpreter" in b or "onnxruntime" in b]
-    assert len(runtimes) == 2
+    imports = ("Interpreter", "import onnxruntime", "import openvino")
+    runtimes = [b for b in blocks if any(name in b for name in imports)]
+    assert len(runtimes) == len(imports)
     for block in runtimes:
         names = {"images": images}
         exec(block, names)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_cvt import decode_predictions
+import keras_cvt
+from keras_cvt import CvTConfig, StageConfig, decode_predictions
 
 
 def test_predictions_are_named_in_falling_order():
@@ -38,6 +39,27 @@ def test_predictions_may_be_tensors_of_any_backend():
         assert decode_predictions(convert(scores)) == expected
     leaf = torch.tensor(scores, requires_grad=True)
     assert decode_predictions(leaf) == expected
+
+
+def test_classes_of_its_own_are_named_by_the_model():
+    stage = StageConfig(8, 1, 1, 7, 4, 2, cls_token=True)
+    model = keras_cvt.CvT(CvTConfig((stage,)), classes=3)
+    scores = [[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]
+    with pytest.raises(ValueError, match="1000 classes.*`class_names=model"):
+        decode_predictions(scores, class_names=model.class_names)
+    model.class_names = ["daisy", "rose", "tulip"]
+    assert decode_predictions(scores, class_names=model.class_names) == [
+        [("rose", 0.5), ("tulip", 0.3), ("daisy", 0.2)],
+        [("daisy", 0.6), ("tulip", 0.3), ("rose", 0.1)],
+    ]
+    best = decode_predictions(scores, top=1, class_names=model.class_names)
+    assert best == [[("rose", 0.5)], [("daisy", 0.6)]]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4), (1, 2, 3), ()])
+def test_predictions_of_another_shape_than_the_names_are_refused(shape):
+    with pytest.raises(ValueError, match="Received: "):
+        decode_predictions(np.zeros(shape), class_names=["a", "b", "c"])
 
 
 def test_an_empty_batch_has_no_predictions():

@@ -1,6 +1,7 @@
 """Preprocessing compared with PIL, on photos of scikit-image."""
 
 import linecache
+import re
 from pathlib import Path
 
 import keras
@@ -419,6 +420,29 @@ def test_dark_images_do_not_warn(image):
 def test_a_missing_file_is_reported_as_such(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
         preprocess_input(tmp_path / "nowhere.jpg", CROP_224)
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (
+            Image.new("1", (70_000, 1)),
+            r"expected an image of at most .* a side\. Received: 1 x 70000 pixels, in ",
+        ),
+        (
+            Image.new("F", (4, 4), 3000.0),
+            r"expected grey values of 32 bits .*\. Received: values from 3000 to 3000, "
+            "in ",
+        ),
+    ],
+    ids=["too long", "unknown range"],
+)
+def test_an_image_that_is_refused_is_one_sentence_with_its_path(tmp_path, image, said):
+    path = tmp_path / "image.tif"
+    image.save(path)
+    expected = f"The file cannot be read as an image: {said}'{re.escape(str(path))}'$"
+    with pytest.raises(ValueError, match=expected):
+        preprocess_input(path, "imagenet")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -121,8 +123,8 @@ def test_a_run_records_what_it_depends_on_without_being_told(run):
 def test_settings_of_the_caller_are_kept_beside(photos, tmp_path):
     run = training.Run(tmp_path / "run", {"experiment": 7})
     recipe = dataclasses.replace(RECIPE, steps=2)
-    fit(run, photos, recipe, global_clipnorm=np.float32(2))
-    assert recorded(run)["fit"]["optimizer_options"] == {"global_clipnorm": "2.0"}
+    fit(run, photos, recipe, clipvalue=np.float32(2))
+    assert recorded(run)["fit"]["optimizer_options"] == {"clipvalue": "2.0"}
     assert recorded(run)["experiment"] == 7
     with pytest.raises(ValueError, match="experiment: there 7, now 8"):
         training.Run(tmp_path / "run", {"experiment": 8}, resume=True)
@@ -188,7 +190,7 @@ def test_a_resume_with_other_settings_is_refused_and_named(
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (smaller, "training_images.count: there 8, now 7"),
+        (smaller, "start a new run in another.*images.count: there 8, now 7"),
         (renamed, "validation_images.fingerprint"),
     ],
 )
@@ -220,6 +222,20 @@ def test_a_run_is_resumed_after_its_images_moved(run, photos, tmp_path):
     (run.folder / "resume-000002.keras").touch()
     fit(training.Run(run.folder, resume=True), moved, use_ema=True)
     assert not list(run.folder.glob("resume-*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="all names are UTF-8")
+def test_a_run_trains_in_and_on_folders_whose_names_are_not_utf_8(
+    photos, tmp_path, caplog
+):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(photos, folder / "photos")
+    with pytest.raises(Killed):
+        fit(StoppedRun(folder / "run"), folder / "photos")
+    assert "TensorBoard's log is not written: it cannot write to a path" in caplog.text
+    moved = (folder / "photos").rename(folder / "moved")
+    _, history = fit(training.Run(folder / "run", resume=True), moved)
+    assert [row["epoch"] for row in history] == [0, 1]
 
 
 @any_backend

@@ -14,7 +14,7 @@ import pytest
 from keras_cvt._utils import files
 from keras_cvt.training import Run
 
-pytestmark = pytest.mark.any_backend
+any_backend = pytest.mark.any_backend
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (8, 8, 8, 3)).astype("float32")
 LABELS = np.arange(8) % 3
@@ -48,6 +48,7 @@ def fit(model, run, images=IMAGES, epochs=2, **options):
     )
 
 
+@any_backend
 def test_a_loss_of_nan_stops_at_its_batch(model, tmp_path):
     images = IMAGES.copy()
     images[5] = np.nan
@@ -68,6 +69,7 @@ def test_a_kill_before_the_log_leaves_the_best_model(model, tmp_path, monkeypatc
     assert run.history() == []
 
 
+@any_backend
 def test_the_log_and_the_plot_show_every_epoch_once(model, tmp_path):
     run = Run(tmp_path, {})
     history = fit(model, run).history
@@ -81,6 +83,7 @@ def test_the_log_and_the_plot_show_every_epoch_once(model, tmp_path):
     assert run.plot().read_bytes().startswith(b"\x89PNG")
 
 
+@any_backend
 def test_the_best_model_stays_the_best_after_a_resume(model, tmp_path):
     run = Run(tmp_path, {})
     fit(model, run, epochs=1)
@@ -227,6 +230,7 @@ def test_a_full_disk_ends_the_run_and_it_resumes_when_there_is_space(
     assert [row["epoch"] for row in run.history()] == [0, 1]
 
 
+@any_backend
 def test_a_resume_finds_the_optimizer_as_the_last_epoch_left_it(model, tmp_path):
     run = Run(tmp_path, {})
     fit(model, run)
@@ -237,6 +241,7 @@ def test_a_resume_finds_the_optimizer_as_the_last_epoch_left_it(model, tmp_path)
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), value)
 
 
+@any_backend
 def test_without_validation_there_is_a_last_model_and_no_best(model, tmp_path, caplog):
     run = Run(tmp_path, {})
     model.fit(IMAGES, LABELS, epochs=1, callbacks=run.callbacks(), verbose=0)

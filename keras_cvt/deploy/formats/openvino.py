@@ -18,7 +18,8 @@ _PACKAGE = "openvino"
 def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
     """Write the .xml file and the .bin file beside it.
 
-    With the quantization `"float16"` the weights are in half precision.
+    With the quantization `"float16"` the weights are in half precision. With
+    `"bfloat16"` they are in float32, and `open_file` lets OpenVINO compute in bfloat16.
     """
     openvino = require(_PACKAGE, _PACKAGE, "Exporting to OpenVINO")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -32,13 +33,22 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
 def open_file(path: Path, threads: int) -> Runtime:
     """Open an OpenVINO file on the processor."""
     openvino = FORMAT.import_runtime()
+    low = json.loads(read_metadata(path)).get("quantization") == "bfloat16"
     options = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
-        # The default is bfloat16 if the processor has it.
-        "INFERENCE_PRECISION_HINT": "f32",
+        # The default depends on the processor. A file cannot say it.
+        "INFERENCE_PRECISION_HINT": "bf16" if low else "f32",
     }
-    compiled = openvino.compile_model(str(path), "CPU", options)
+    try:
+        compiled = openvino.compile_model(str(path), "CPU", options)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [""]
+        raise ValueError(
+            f"OpenVINO cannot run {path.name} on this processor with "
+            f"INFERENCE_PRECISION_HINT={options['INFERENCE_PRECISION_HINT']}. "
+            f"Received: {lines[-1]}"
+        ) from error
     batch = compiled.inputs[0].partial_shape[0]
     batch_size = batch.get_length() if batch.is_static else None
     names = sorted(output.any_name for output in compiled.outputs)
@@ -69,6 +79,17 @@ FORMAT = FileFormat(
     read_metadata=read_metadata,
     suffix=".xml",
     companions=(".bin",),
-    quantizations=(None, "float16"),
+    quantizations=(None, "float16", "bfloat16"),
     runtime=_PACKAGE,
+    usage="""OpenVINO, `{path}` with the `.bin` file beside it, images of {values},
+float32 (N, {size}, {channels}):
+
+```python
+import openvino
+
+# "bf16" for a file in bfloat16. Without this, it depends on the processor.
+precision = {{"INFERENCE_PRECISION_HINT": "f32"}}
+run = openvino.compile_model("{path}", "CPU", precision)
+scores = run(images)["outputs"]
+```""",
 )

@@ -38,5 +38,5 @@ class StrategyWithoutTuner:
     def __getattr__(self, name):
         return getattr(self._strategy, name)
 
-    def experimental_distribute_dataset(self, dataset: Any, options: Any = None):
+    def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:
         return self._strategy.experimental_distribute_dataset(untuned(dataset), options)

@@ -32,16 +32,22 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
         name: keras.InputSpec(shape=matrix.shape, dtype=matrix.dtype, name=name)
         for name, matrix in matrices.items()
     }
-    images = keras.InputSpec(shape=options.shape, dtype="float32", name="images")
-    _WithMatrices(network, matrices).export(
+    signature["images"] = keras.InputSpec(
+        shape=options.shape, dtype="float32", name="images"
+    )
+    _WithMatrices(network, matrices, signature).export(
         str(path),
         format="onnx",
-        input_signature=[signature | {"images": images}],
+        input_signature=[signature],
         opset_version=_OPSET,
         verbose=False,
     )
     proto = onnx.load(path)
     _insert_matrices(proto.graph, matrices)
+    if options.shape[0]:
+        # See `_WithMatrices`.
+        shape = proto.graph.input[0].type.tensor_type.shape
+        shape.dim[0].dim_value = options.shape[0]
     _replace_erfc(proto.graph)
     merge_norms(proto)
     _rename_outputs(proto.graph, tensorflow_graphs.output_names(network))
@@ -54,13 +60,17 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
 class _WithMatrices(keras.Model):
     """A network that takes the values of some variables beside the images."""
 
-    def __init__(self, network, matrices):
+    def __init__(self, network, matrices, signature):
         super().__init__(name="with_matrices")
         self.network = network
         self.matrices = matrices
+        self.signature = signature
         self.built = True
 
     def call(self, inputs):
+        # Keras 3.13 leaves the first size of every input open.
+        for name, spec in self.signature.items():
+            inputs[name].set_shape(spec.shape)
         values = [(matrix, inputs[name]) for name, matrix in self.matrices.items()]
         with keras.StatelessScope(values):
             return self.network(inputs["images"], training=False)

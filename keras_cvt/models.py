@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from keras_cvt import profile
-from keras_cvt._utils import pipelines, tensorflow_training, validation
+from keras_cvt._utils import onednn, pipelines, tensorflow_training, validation
 from keras_cvt.config import CvTConfig
 from keras_cvt.description import (
     OUTPUT_KINDS,
@@ -230,6 +230,7 @@ def build_model(
     The arguments are those of `keras_cvt.CvT`. The model stores `eval_transform`, or
     its crop at the model's own image size if that is fixed.
     """
+    onednn.warn_of_late_switch(keras.backend.backend())
     policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
     inputs = _inputs(input_tensor, input_shape)
     transform = eval_transform.at_size(*inputs.shape[1:3])

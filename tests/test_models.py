@@ -1,5 +1,7 @@
 """The functional model: its facts, inputs, outputs, copies and training."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -549,3 +551,12 @@ def test_a_fresh_head_does_not_get_the_class_names_of_the_checkpoint():
     other = keras_cvt.CvT(CONFIG, weights=checkpoint, classes=3)
     body = keras_cvt.CvT(CONFIG, weights=checkpoint, include_top=False)
     assert other.class_names is None and body.class_names is None
+
+
+def test_a_switch_of_onednn_that_is_set_late_is_a_warning_once(monkeypatch):
+    monkeypatch.setenv("TF_SET_ONEDNN_FPMATH_MODE", "BF16")
+    with pytest.warns(UserWarning, match="TF_SET_ONEDNN_FPMATH_MODE: set after"):
+        build(ONE_STAGE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(ONE_STAGE)

@@ -36,6 +36,8 @@ class StrategyWithoutTuner:
         self._strategy = strategy
 
     def __getattr__(self, name):
+        if name == "_strategy":  # `copy` asks before there is one
+            raise AttributeError(name)
         return getattr(self._strategy, name)
 
     def experimental_distribute_dataset(self, dataset: Any, options: Any = None) -> Any:

@@ -1,12 +1,20 @@
-"""The command line `keras-cvt`."""
+"""The command line `keras-cvt`.
+
+Keras is imported when a command runs that needs it, not for help or a wrong call: this
+module, `arguments` and `listing` do without it.
+"""
 
 import argparse
 import importlib
 import sys
+from importlib import metadata
+from types import ModuleType
 
-# Name -> module with its functions `add_<name>` and `run_<name>`, and the help text.
+from keras_cvt.cli import arguments
+
+# Name -> module with its function `run_<name>`, and the help text.
 _COMMANDS = {
-    "list": ("info", "list the published networks and weights"),
+    "list": ("listing", "list the published networks and weights"),
     "info": ("info", "show the layers, parameters and MACs of a model"),
     "predict": ("predict", "classify images"),
     "convert": ("convert", "convert a checkpoint, compare and save it"),
@@ -16,21 +24,20 @@ _COMMANDS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: The words after `keras-cvt`. Defaults to `None`: those of the
-            process.
+        words: The words after `keras-cvt`. Defaults to `None`: those of the process.
 
     Returns:
         The exit status. 0: success. 1: an error was printed, some images could not be
         read, or an exported file failed its verification. A wrong call exits with 2.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments[:1]).parse_args(arguments)
+    options = _parser().parse_args(words)
     try:
-        return options.run(options)
+        module = _command_module(_COMMANDS[options.command][0])
+        return getattr(module, f"run_{options.command}")(options)
     except (ValueError, OSError, ImportError) as error:
         # Errors of the library name arguments of Python, which are flags here.
         message = str(error).replace("pass config=", "pass --model config.json")
@@ -38,20 +45,37 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser(chosen):
-    """Return the parser, with the arguments of the chosen command only.
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help can end with the formats, for which it imports Keras."""
 
-    Only the module of that command is imported, because it imports the library.
-    """
-    parser = argparse.ArgumentParser(
+    lists_formats = False
+
+    def format_help(self):
+        if self.lists_formats:
+            formats = _command_module("deploy").describe_formats()
+            self.epilog = f"{formats} {self.epilog or ''}"
+        return super().format_help()
+
+
+def _parser():
+    parser = _Parser(
         prog="keras-cvt",
         description="CvT for Keras: list, inspect, classify, convert, export, verify.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (module_name, text) in _COMMANDS.items():
+    version = f"keras_cvt {metadata.version('keras_cvt')}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in _COMMANDS.items():
         command = commands.add_parser(name, help=text)
-        if name in chosen:
-            module = importlib.import_module(f"keras_cvt.cli.{module_name}")
-            getattr(module, f"add_{name}")(command)
-            command.set_defaults(run=getattr(module, f"run_{name}"))
+        getattr(arguments, f"add_{name}")(command)
+        command.lists_formats = name in ("convert", "export", "benchmark")
     return parser
+
+
+def _command_module(name: str) -> ModuleType:
+    """Import the module of a command."""
+    package = sys.modules["keras_cvt"]
+    if name != "listing" and not hasattr(package, "__version__"):
+        # The program of `[project.scripts]` made the package without running it.
+        importlib.reload(package)
+    return importlib.import_module(f"keras_cvt.cli.{name}")

@@ -1,16 +1,10 @@
-"""Arguments and types that several commands share."""
+"""The arguments of all commands. Importing this module does not import Keras."""
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from keras_cvt.data.folders import list_images
-from keras_cvt.deploy import formats
-from keras_cvt.eval_transform import EvalTransform
-from keras_cvt.preprocessing.images import PathLike, preprocess_files
+from keras_cvt._utils.validation import ACTIVATIONS
 
 MODEL_HELP = "cvt13, cvt21, cvtw24, a config.json or a .keras file"
 
@@ -104,46 +98,176 @@ def add_images(
     )
 
 
-def format_names() -> list[str]:
-    """Return the names of all export formats, then their aliases."""
-    aliases = [a for record in formats.FORMATS.values() for a in record.aliases]
-    return [*formats.variants(), *aliases]
+def add_list(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `list`."""
+    add_json(command)
 
 
-def image_paths(names: Sequence[str]) -> list[Path]:
-    """Return the paths of image files. Folders are searched for images.
-
-    Raises:
-        ValueError: If a folder contains no images.
-    """
-    paths: list[Path] = []
-    for path in map(Path, names):
-        found = list_images(path)[0] if path.is_dir() else [path]
-        if not found:
-            raise ValueError(f"Expected a folder with images. Received: {path}")
-        paths += map(Path, found)
-    return paths
+def add_info(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `info`."""
+    command.add_argument("model", help=MODEL_HELP)
+    default = "that of the .keras file if it is fixed, or 224"
+    add_number(command, "--size", "image size in pixels", default)
+    default = "1000, or that of the .keras file"
+    add_number(command, "--classes", "number of classes", default)
+    add_json(command)
 
 
-def read_images(names: Sequence[str], transform: EvalTransform) -> np.ndarray | None:
-    """Return the named images, prepared for a model, or None if none are named.
-
-    Files that cannot be read are skipped and listed.
-
-    Raises:
-        ValueError: If no image can be read.
-    """
-    if not names:
-        return None
-    images, _, unreadable = preprocess_files(image_paths(names), transform)
-    if not images:
-        path, error = unreadable[0]
-        raise ValueError(f"Expected images that can be read. Received: {path}: {error}")
-    print_skipped(unreadable)
-    return np.stack(images)
+def add_predict(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `predict`."""
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files or folders"
+    )
+    command.add_argument(
+        "--model", default="cvt13", help=f"{MODEL_HELP} (default: cvt13)"
+    )
+    add_weights(command)
+    add_number(command, "--top", "number of classes per image", 5)
+    add_number(command, "--batch-size", "images per step", 8)
+    add_json(command)
 
 
-def print_skipped(unreadable: Sequence[tuple[PathLike, Exception]]) -> None:
-    """List files that cannot be read, with the reasons."""
-    for path, error in unreadable:
-        print(f"keras-cvt: skipped {path}: {error}", file=sys.stderr)
+def add_convert(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `convert`."""
+    command.add_argument(
+        "checkpoint", nargs="?", help="file, folder, hf://org/repo or published name"
+    )
+    command.add_argument(
+        "out",
+        help=".keras, .weights.h5, .safetensors or .pth file, or a folder in the "
+        "layout of transformers; hf://org/repo writes, verifies, describes and pushes "
+        "a whole repository",
+    )
+    add_flag(
+        command,
+        "--all",
+        "convert the seven published weights to hf://org; a second call continues "
+        "where the first stopped",
+    )
+    command.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("releases"),
+        help="where repositories are written before the push (default: %(default)s)",
+    )
+    add_flag(command, "--dry-run", "write the repository, do not push it")
+    add_flag(command, "--public", "make new repositories public")
+    command.add_argument(
+        "--exports",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="exported files to add to the repository, each verified, see below",
+    )
+    add_images(
+        command,
+        "--representative",
+        "for int8 calibration and for the verification of the exported files",
+    )
+    command.add_argument("--model", help=f"{MODEL_HELP} (default: recognised)")
+    command.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        help="activation of the network (default: that of the checkpoint)",
+    )
+    command.add_argument(
+        "--reference",
+        help=".npz with `input` (B, H, W, C) and `logits` to compare with",
+    )
+    command.add_argument(
+        "--tolerance", type=float, help="largest allowed difference of a logit"
+    )
+
+
+def add_export(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `export`."""
+    command.epilog = (
+        "Exit status: 0 if the file passed, 1 if it failed, or if --fastest found no "
+        "candidate within --max-drop and kept float32."
+    )
+    add_model(command)
+    command.add_argument(
+        "out",
+        help="a folder, or a file with the suffix of a format; with --fastest without "
+        "a suffix, which is added, or with that of the only format to try",
+    )
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--format",
+        metavar="NAME",
+        help="format of the file, see below (default: by the suffix of OUT)",
+    )
+    choice.add_argument(
+        "--fastest",
+        action="store_true",
+        help="export every format and quantization, measure each here on --images, and "
+        "keep the fastest within --max-drop",
+    )
+    command.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="PERCENT",
+        help="with --fastest: percent of the images that may get another best class "
+        "than the model's; 0.1 is one image of 1000 (default: 0.1)",
+    )
+    text = "with --fastest: threads of each runtime"
+    add_number(command, "--threads", text, "all")
+    command.add_argument(
+        "--quantization",
+        metavar="NAME",
+        help="number format of the weights, or of the computation, see below (default: "
+        "that of --format, or float32)",
+    )
+    add_images(
+        command,
+        "--representative",
+        "for int8 calibration",
+        "none; with --fastest those of --images",
+    )
+    number = positive_or_dynamic
+    text, default = "images per call, or `dynamic`", "see below; 1 with --fastest"
+    add_number(command, "--batch-size", text, default, number)
+    text, default = "image size in pixels, or `dynamic`", "that of the weights"
+    add_number(command, "--size", text, default, number)
+    add_flag(command, "--no-fuse", "do not fuse the network's operations")
+    add_flag(command, "--no-verify", "do not run the exported file")
+    _add_comparison(command)
+
+
+def add_verify(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `verify`."""
+    command.epilog = "Exit status: 0 if the file passed, 1 if it failed."
+    add_model(command)
+    command.add_argument("file", help="file or folder that `export` wrote")
+    _add_comparison(command)
+
+
+def add_benchmark(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `benchmark`."""
+    command.epilog = "Exit status: 0 if every file that ran passed, 1 if one failed."
+    add_model(command)
+    command.add_argument(
+        "--formats",
+        nargs="+",
+        metavar="NAME",
+        help="what to measure, see below (default: all)",
+    )
+    default = "that of the weights"
+    add_number(command, "--size", "image size in pixels", default)
+    add_number(command, "--batch-size", "images per call", 1)
+    add_number(command, "--threads", "threads of each runtime", "all")
+    add_images(
+        command, "--representative", "for int8 calibration", "the compared images"
+    )
+    command.add_argument(
+        "--output", metavar="FOLDER", help="keep the files in this folder"
+    )
+    command.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw speed against agreement"
+    )
+    _add_comparison(command)
+
+
+def _add_comparison(command):
+    add_images(command, "--images", "to compare on", "8 synthetic images")
+    add_json(command)

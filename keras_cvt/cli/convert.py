@@ -1,68 +1,11 @@
 """The command `convert`."""
 
 import argparse
-from pathlib import Path
 
 from keras_cvt import conversion, hub
 from keras_cvt._utils.tables import render
-from keras_cvt._utils.validation import ACTIVATIONS
-from keras_cvt.cli import arguments, loading
+from keras_cvt.cli import image_files, loading
 from keras_cvt.repository import client
-
-
-def add_convert(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of `convert`."""
-    command.add_argument(
-        "checkpoint", nargs="?", help="file, folder, hf://org/repo or published name"
-    )
-    command.add_argument(
-        "out",
-        help=".keras, .weights.h5, .safetensors or .pth file, or a folder in the "
-        "layout of transformers; hf://org/repo writes, verifies, describes and pushes "
-        "a whole repository",
-    )
-    arguments.add_flag(
-        command,
-        "--all",
-        "convert the seven published weights to hf://org; a second call continues "
-        "where the first stopped",
-    )
-    command.add_argument(
-        "--folder",
-        type=Path,
-        default=Path("releases"),
-        help="where repositories are written before the push (default: %(default)s)",
-    )
-    arguments.add_flag(command, "--dry-run", "write the repository, do not push it")
-    arguments.add_flag(command, "--public", "make new repositories public")
-    command.add_argument(
-        "--exports",
-        nargs="+",
-        default=(),
-        metavar="NAME",
-        help="exported files to add to the repository, each verified: some of "
-        + ", ".join(arguments.format_names()),
-    )
-    arguments.add_images(
-        command,
-        "--representative",
-        "for int8 calibration and for the verification of the exported files",
-    )
-    command.add_argument(
-        "--model", help=f"{arguments.MODEL_HELP} (default: recognised)"
-    )
-    command.add_argument(
-        "--activation",
-        choices=ACTIVATIONS,
-        help="activation of the network (default: that of the checkpoint)",
-    )
-    command.add_argument(
-        "--reference",
-        help=".npz with `input` (B, H, W, C) and `logits` to compare with",
-    )
-    command.add_argument(
-        "--tolerance", type=float, help="largest allowed difference of a logit"
-    )
 
 
 def run_convert(options: argparse.Namespace) -> int:
@@ -110,7 +53,7 @@ def _save(options):
 def _release(options, target):
     shared = {
         "exports": options.exports,
-        "representative": arguments.image_paths(options.representative),
+        "representative": image_files.list_paths(options.representative),
         "dry_run": options.dry_run,
         "private": not options.public,
     }

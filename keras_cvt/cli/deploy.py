@@ -3,126 +3,38 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import keras
 
 from keras_cvt import deploy
 from keras_cvt._utils.optional import require, tf
-from keras_cvt.cli import arguments, loading
+from keras_cvt.cli import image_files, loading
 from keras_cvt.deploy import formats
-from keras_cvt.deploy.fastest import FASTEST, export_fastest
+from keras_cvt.deploy.fastest import export_fastest
 from keras_cvt.description import ModelDescription
 
 
-def add_export(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of `export`."""
-    records = formats.FORMATS.values()
-    suffixes = ", ".join(record.suffix for record in records if record.suffix)
-    quantizations = {q: None for record in records for q in record.quantizations if q}
-    fixed = [r for r in records if r.default_batch_size]
-    batch = "".join(f"{r.default_batch_size} for {r.title}, " for r in fixed)
-    names = arguments.format_names()
-    command.epilog = (
-        "Exit status: 0 if the file passed, 1 if it failed, or if --fastest found no "
-        "candidate within --max-drop and kept float32."
+def describe_formats() -> str:
+    """Return a text about all formats: suffix, quantizations and batch size."""
+    lines = []
+    for record in formats.FORMATS.values():
+        names = " or ".join(map(repr, (record.name, *record.aliases)))
+        names += f" ({record.suffix or 'a folder'}"
+        if record.default_batch_size:
+            names += f", {record.default_batch_size} image per call by default"
+        quantizations = [q for q in record.quantizations if q]
+        if quantizations:
+            names += f"; quantizations {', '.join(quantizations)}"
+        lines.append(f"{names})")
+    return (
+        f"Formats: {'; '.join(lines)}. A quantization can be part of a name, as in "
+        f"{'openvino_bfloat16'!r}."
     )
-    arguments.add_model(command)
-    command.add_argument(
-        "out",
-        help=f"folder, or a file that ends in {suffixes}; with --fastest without a "
-        "suffix, which is added, or with that of the only format to try",
-    )
-    choice = command.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--format",
-        choices=names,
-        metavar="NAME",
-        help=f"one of {', '.join(names)} (default: by the suffix of OUT)",
-    )
-    choice.add_argument(
-        "--fastest",
-        dest="format",
-        action="store_const",
-        const=FASTEST,
-        help="export every format and quantization, measure each here on --images, and "
-        "keep the fastest within --max-drop",
-    )
-    command.add_argument(
-        "--max-drop",
-        type=float,
-        metavar="PERCENT",
-        help="with --fastest: percent of the images that may get another best class "
-        "than the model's; 0.1 is one image of 1000 (default: 0.1)",
-    )
-    text = "with --fastest: threads of each runtime"
-    arguments.add_number(command, "--threads", text, "all")
-    command.add_argument(
-        "--quantization",
-        choices=tuple(quantizations),
-        help="number format of the weights, or of the computation (default: that of "
-        "--format, or float32)",
-    )
-    arguments.add_images(
-        command,
-        "--representative",
-        "for int8 calibration",
-        "none; with --fastest those of --images",
-    )
-    number = arguments.positive_or_dynamic
-    text, default = "images per call, or `dynamic`", f"{batch}else dynamic"
-    default += "; 1 with --fastest"
-    arguments.add_number(command, "--batch-size", text, default, number)
-    text, default = "image size in pixels, or `dynamic`", "that of the weights"
-    arguments.add_number(command, "--size", text, default, number)
-    arguments.add_flag(command, "--no-fuse", "do not fuse the network's operations")
-    arguments.add_flag(command, "--no-verify", "do not run the exported file")
-    _add_comparison(command)
-
-
-def add_verify(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of `verify`."""
-    command.epilog = "Exit status: 0 if the file passed, 1 if it failed."
-    arguments.add_model(command)
-    command.add_argument("file", help="file or folder that `export` wrote")
-    _add_comparison(command)
-
-
-def add_benchmark(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of `benchmark`."""
-    command.epilog = "Exit status: 0 if every file that ran passed, 1 if one failed."
-    arguments.add_model(command)
-    command.add_argument(
-        "--formats",
-        nargs="+",
-        default=tuple(deploy.FORMATS),
-        metavar="NAME",
-        help=f"some of {', '.join(deploy.FORMATS)} (default: all)",
-    )
-    default = "that of the weights"
-    arguments.add_number(command, "--size", "image size in pixels", default)
-    arguments.add_number(command, "--batch-size", "images per call", 1)
-    arguments.add_number(command, "--threads", "threads of each runtime", "all")
-    arguments.add_images(
-        command, "--representative", "for int8 calibration", "the compared images"
-    )
-    command.add_argument(
-        "--output", metavar="FOLDER", help="keep the files in this folder"
-    )
-    command.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="draw speed against agreement"
-    )
-    _add_comparison(command)
-
-
-def _add_comparison(command):
-    arguments.add_images(command, "--images", "to compare on", "8 synthetic images")
-    arguments.add_json(command)
 
 
 def run_export(options: argparse.Namespace) -> int:
     """Export a model; return the exit status."""
-    if options.format == FASTEST:
+    if options.fastest:
         return _export_fastest(options)
     if options.max_drop is not None or options.threads is not None:
         raise ValueError("Expected --max-drop and --threads with --fastest only.")
@@ -142,7 +54,7 @@ def run_export(options: argparse.Namespace) -> int:
         options.out,
         variant.name,
         fuse=not options.no_fuse,
-        representative_images=arguments.read_images(options.representative, transform),
+        representative_images=image_files.read(options.representative, transform),
         batch_size=options.batch_size,
         image_size=size,
     )
@@ -171,11 +83,11 @@ def _export_fastest(options):
     result = export_fastest(
         model,
         options.out,
-        arguments.read_images(options.images, transform),
+        image_files.read(options.images, transform),
         max_drop=options.max_drop,
         batch_size=options.batch_size,
         threads=options.threads,
-        representative_images=arguments.read_images(options.representative, transform),
+        representative_images=image_files.read(options.representative, transform),
         progress=_print_name,
     )
     return _print_result(options, result)
@@ -211,10 +123,10 @@ def run_benchmark(options: argparse.Namespace) -> int:
         model,
         _images(options, transform, model.channels, count),
         options.output,
-        options.formats,
+        options.formats or tuple(deploy.FORMATS),
         batch_size=options.batch_size,
         threads=options.threads,
-        representative_images=arguments.read_images(options.representative, transform),
+        representative_images=image_files.read(options.representative, transform),
         progress=_print_name,
     )
     if options.plot is not None:
@@ -248,5 +160,5 @@ def _set_tensorflow_threads(threads):
 def _images(options, transform, channels, count=8):
     """Return the images to compare on: those of `--images`, or synthetic ones."""
     if options.images:
-        return arguments.read_images(options.images, transform)
+        return image_files.read(options.images, transform)
     return deploy.made_up_images(*transform.image_size, channels, count)

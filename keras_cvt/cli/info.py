@@ -1,39 +1,12 @@
-"""The commands `list` and `info`."""
+"""The command `info`."""
 
 import argparse
 import json
 
-from keras_cvt import zoo
 from keras_cvt._utils.tables import render
-from keras_cvt.cli import arguments, loading
+from keras_cvt.cli import loading
 from keras_cvt.description import find_preprocessing
 from keras_cvt.profile import profile
-
-
-def add_list(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of `list`."""
-    arguments.add_json(command)
-
-
-def run_list(options: argparse.Namespace) -> int:
-    """List the published networks and weights; return the exit status."""
-    models, weights = zoo.list_models(), zoo.list_weights()
-    if options.json:
-        rows = {"models": models.rows(), "weights": weights.rows()}
-        print(json.dumps(rows, indent=2))
-    else:
-        print(f"{models}\n\n{weights}")
-    return 0
-
-
-def add_info(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of `info`."""
-    command.add_argument("model", help=arguments.MODEL_HELP)
-    default = "that of the .keras file if it is fixed, or 224"
-    arguments.add_number(command, "--size", "image size in pixels", default)
-    default = "1000, or that of the .keras file"
-    arguments.add_number(command, "--classes", "number of classes", default)
-    arguments.add_json(command)
 
 
 def run_info(options: argparse.Namespace) -> int:

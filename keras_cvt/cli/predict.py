@@ -7,29 +7,15 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_cvt._utils.tables import render
-from keras_cvt.cli import arguments, loading
+from keras_cvt.cli import image_files, loading
 from keras_cvt.data.folders import printable
 from keras_cvt.preprocessing.images import preprocess_files
 from keras_cvt.preprocessing.predictions import imagenet_classes
 
 
-def add_predict(command: argparse.ArgumentParser) -> None:
-    """Add the arguments of `predict`."""
-    command.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files or folders"
-    )
-    command.add_argument(
-        "--model", default="cvt13", help=f"{arguments.MODEL_HELP} (default: cvt13)"
-    )
-    arguments.add_weights(command)
-    arguments.add_number(command, "--top", "number of classes per image", 5)
-    arguments.add_number(command, "--batch-size", "images per step", 8)
-    arguments.add_json(command)
-
-
 def run_predict(options: argparse.Namespace) -> int:
     """Classify images; return the exit status."""
-    paths = arguments.image_paths(options.images)
+    paths = image_files.list_paths(options.images)
     model = loading.classifier(options)
     classes = _classes(model)
     results: list[dict] = []
@@ -53,7 +39,7 @@ def run_predict(options: argparse.Namespace) -> int:
         ]
         if rows:
             print(render(["image", "label", "score %"], rows))
-    arguments.print_skipped(unreadable)
+    image_files.print_skipped(unreadable)
     return 1 if unreadable else 0
 
 

@@ -6,7 +6,7 @@ import pytest
 from image_folders import write_image
 
 from keras_cvt import data
-from keras_cvt.cli import arguments, main
+from keras_cvt.cli import image_files, main
 from keras_cvt.cli.loading import read_class_names
 
 pytest.importorskip("tensorflow")
@@ -96,7 +96,7 @@ def test_pipelines_and_commands_find_the_same_images(root, change):
     assert (source.count, source.corrupt) == (3, ())
     assert source.class_names == ("a", "b")
     opened = [os.fsdecode(path) for path, _ in source.files.as_numpy_iterator()]
-    assert opened == [str(p) for p in arguments.image_paths([str(root / "train")])]
+    assert opened == [str(p) for p in image_files.list_paths([str(root / "train")])]
     labels = [int(label) for _, label in source.files.as_numpy_iterator()]
     assert labels == [0, 0, 1]
 
@@ -137,14 +137,14 @@ def test_images_that_cannot_be_read_are_skipped_and_listed(root, capsys):
     (root / "train/a/bad.png").write_bytes(b"x")
     transform = data.pipelines.EvalTransform((8, 8), None)
     names = [str(root / "train"), str(root / "missing.png")]
-    assert arguments.read_images(names, transform).shape == (3, 8, 8, 3)
+    assert image_files.read(names, transform).shape == (3, 8, 8, 3)
     skipped = capsys.readouterr().err.splitlines()
     assert [line.split(":")[1].split("/")[-1] for line in skipped] == [
         "bad.png",
         "missing.png",
     ]
     with pytest.raises(ValueError, match="can be read. Received: .*missing.png"):
-        arguments.read_images(names[1:], transform)
+        image_files.read(names[1:], transform)
 
 
 @pytest.mark.parametrize(

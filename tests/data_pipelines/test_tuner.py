@@ -1,5 +1,7 @@
 """Keras's loops read pipelines of every kind without tf.data's tuner."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
@@ -47,6 +49,10 @@ def model():
     model = keras_cvt.CvT(config, classes=2, input_shape=(8, 8, 3))
     model.compile("sgd", "sparse_categorical_crossentropy")
     return model
+
+
+def test_the_strategy_can_be_copied(model):
+    assert copy.copy(model.distribute_strategy).num_replicas_in_sync == 1
 
 
 def loops(kind):

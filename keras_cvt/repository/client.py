@@ -273,7 +273,7 @@ def _ask(repo_id, name, revision, force, only_cached):
                     local_files_only=only_cached,
                 )
             )
-    except guards.UnsafeNameError as error:
+    except (guards.UnsafeNameError, guards.RedirectError) as error:
         raise OSError(f"{error}. {name} of {repo_id} is not downloaded.") from error
     except guards.StalledError as error:
         raise OSError(

@@ -2,11 +2,13 @@
 
 import contextlib
 import importlib
+import itertools
 import re
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 # huggingface_hub uses these headers as names of files in its cache.
 _NAME_HEADERS = ("etag", "x-linked-etag", "x-repo-commit")
@@ -14,6 +16,8 @@ _NAME = re.compile(r'(W/)?"?[\w.+=:-]{1,200}"?')
 # A download that is slower than this for so long has stalled.
 BYTES_PER_SECOND = 1024
 SECONDS = 60.0
+# More redirects than this in one download lead nowhere.
+_MOST_REDIRECTS = 50
 _HOOKS = threading.Lock()
 
 
@@ -23,6 +27,10 @@ class StalledError(OSError):
 
 class UnsafeNameError(OSError):
     """A server wants a file to be kept outside the Hub's cache."""
+
+
+class RedirectError(OSError):
+    """A server redirects without an end, or to an address that is not the web's."""
 
 
 @contextlib.contextmanager
@@ -35,10 +43,13 @@ def guarded() -> Iterator[None]:
     Raises:
         UnsafeNameError: If a header could lead out of the cache.
         StalledError: If a body arrives slower than `BYTES_PER_SECOND` for `SECONDS`.
+        RedirectError: If redirects lead nowhere. huggingface_hub before 1.33 follows
+            them for ever.
     """
     from huggingface_hub.utils import get_session
 
     client = get_session()
+    redirects, thread = itertools.count(1), threading.get_ident()
     http: Any = importlib.import_module(type(client).__module__.split(".")[0])
 
     class Watched(http.SyncByteStream):
@@ -69,6 +80,12 @@ def guarded() -> Iterator[None]:
                 raise UnsafeNameError(
                     f"The server's header {name} is not a file name: {value!r:.100}"
                 )
+        if response.is_redirect and threading.get_ident() == thread:
+            address = response.headers.get("location", "")
+            if urlsplit(address).scheme not in ("", "http", "https"):
+                raise RedirectError(f"The server redirects to {address!r:.100}")
+            if next(redirects) > _MOST_REDIRECTS:
+                raise RedirectError("The server redirects without an end")
         response.stream = Watched(response.stream)
 
     _set_hooks(client, lambda hooks: [*hooks, check])

@@ -16,8 +16,11 @@ import keras
 from keras import ops
 
 _BACKEND = keras.backend.backend()
+ON_TENSORFLOW = _BACKEND == "tensorflow"
 ON_TORCH = _BACKEND == "torch"
-if ON_TORCH:
+if ON_TENSORFLOW:
+    import tensorflow as tf
+elif ON_TORCH:
     import torch
 elif _BACKEND == "jax":
     import jax
@@ -26,6 +29,11 @@ elif _BACKEND == "jax":
 def on_jax_cpu() -> bool:
     """Return whether JAX computes on a CPU."""
     return _BACKEND == "jax" and jax.default_backend() == "cpu"
+
+
+def on_tensorflow_cpu() -> bool:
+    """Return whether TensorFlow computes on a processor."""
+    return ON_TENSORFLOW and not tf.config.list_physical_devices("GPU")
 
 
 def has_fused_attention() -> bool:
@@ -54,14 +62,6 @@ def torch_conv(
     return x.permute(0, 2, 3, 1)
 
 
-def torch_fold(kernel: Any, norm: keras.Layer, dtype: Any) -> tuple[Any, Any]:
-    """Return a depthwise kernel (K, K, C, 1) and a bias that contain a BatchNorm."""
-    gamma, beta, mean, variance = (v.value for v in norm.variables)
-    scale = gamma * torch.rsqrt(variance + norm.epsilon)
-    folded = kernel.value * scale[:, None]
-    return folded.to(dtype), (beta - mean * scale).to(dtype)
-
-
 def torch_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
     """Normalise the columns of x (N, C) by their own statistics; scale and shift them.
 
@@ -74,6 +74,38 @@ def torch_batch_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
     )
     with torch.no_grad():
         return x, mean, inverse**-2 - epsilon
+
+
+def scaled_linear(x: Any, kernel: Any, bias: Any, alpha: float, beta: float) -> Any:
+    """Return `alpha * x @ kernel + beta * bias` of rows (N, C).
+
+    The smaller of the rows' matrix and the result is scaled.
+    """
+
+    def times(factor, tensor):
+        # Half precision would round the factor as well.
+        dtype = keras.backend.result_type(tensor.dtype, "float32")
+        return ops.cast(factor * ops.cast(tensor, dtype), x.dtype)
+
+    if kernel.shape[0] < kernel.shape[1]:
+        return ops.add(ops.matmul(times(alpha, x), kernel), times(beta, bias))
+    x = ops.add(ops.matmul(x, kernel), times(beta / alpha, bias))
+    return times(alpha, x)
+
+
+def fold_norm(kernel: Any, norm: keras.Layer, dtype: Any) -> tuple[Any, Any]:
+    """Return a depthwise kernel (K, K, C, 1) and a bias that contain a BatchNorm."""
+    wide = keras.backend.result_type(kernel.dtype, "float32")
+    gamma, beta, mean, variance, kernel = (
+        ops.cast(v, wide)
+        for v in (
+            *(norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance),
+            kernel,
+        )
+    )
+    scale = gamma * ops.rsqrt(variance + norm.epsilon)
+    kernel = kernel * ops.expand_dims(scale, 1)
+    return ops.cast(kernel, dtype), ops.cast(beta - mean * scale, dtype)
 
 
 def shifted_products(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:

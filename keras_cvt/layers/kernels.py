@@ -23,16 +23,22 @@ def linear(layer: layers.Dense, x: Any, alpha: float = 1.0, beta: float = 1.0) -
             `1.0`.
         beta: Factor of the bias, likewise. Defaults to `1.0`.
     """
-    if not scales_products(layer):
+    if backend.ON_TORCH and _is_plain(layer):
+        return backend.torch_linear(x, layer.kernel, layer.bias, alpha, beta)
+    if alpha == beta == 1.0:
         return layer(x)
-    return backend.torch_linear(x, layer.kernel, layer.bias, alpha, beta)
+    return backend.scaled_linear(x, layer.kernel, layer.bias, alpha, beta)
 
 
-def scales_products(*linear_layers: layers.Dense) -> bool:
-    """Return whether `linear` takes factors for these layers."""
-    return backend.ON_TORCH and all(
-        layer.use_bias and not layer.quantization_mode for layer in linear_layers
-    )
+def scales_products(training: bool | None, *linear_layers: layers.Dense) -> bool:
+    """Return whether it is fast to call `linear` with factors for these layers."""
+    # TensorFlow has an operation for SiLU that passes no gradient.
+    fast = backend.ON_TORCH or (backend.ON_TENSORFLOW and not training)
+    return fast and all(map(_is_plain, linear_layers))
+
+
+def _is_plain(layer):
+    return layer.use_bias and not layer.quantization_mode
 
 
 def conv(layer: layers.Conv2D | layers.DepthwiseConv2D, x: Any, padding: int) -> Any:
@@ -43,15 +49,11 @@ def conv(layer: layers.Conv2D | layers.DepthwiseConv2D, x: Any, padding: int) ->
         x: The map.
         padding: Number of zeros on every side.
     """
-    depthwise = isinstance(layer, layers.DepthwiseConv2D)
     bias = layer.bias if layer.use_bias else None
+    if isinstance(layer, layers.DepthwiseConv2D):
+        return _depthwise(layer, layer.kernel, bias, x, padding)
     if backend.ON_TORCH:
-        strides = layer.strides
-        return backend.torch_conv(x, layer.kernel, bias, strides, padding, depthwise)
-    if depthwise and backend.on_jax_cpu():
-        x = pad_map(x, padding)
-        x = backend.shifted_products(x, layer.kernel, layer.strides)
-        return x if bias is None else x + bias
+        return backend.torch_conv(x, layer.kernel, bias, layer.strides, padding, False)
     return layer(x if layer.padding == "same" else pad_map(x, padding))
 
 
@@ -63,11 +65,38 @@ def conv_norm(
     training: bool | None,
 ) -> Any:
     """Apply a depthwise convolution without a bias, and BatchNorm."""
-    if not backend.ON_TORCH or (training and norm.trainable):
-        return norm(conv(layer, x, padding), training=training)
+    if training and norm.trainable:
+        kernel = layer.kernel
+        if backend.on_tensorflow_cpu():
+            # In bfloat16, the gradient of the map takes 36 times as long.
+            dtype = keras.backend.result_type(x.dtype, "float32")
+            x, kernel = ops.cast(x, dtype), ops.cast(kernel, dtype)
+        x = _depthwise(layer, kernel, None, x, padding)
+        return norm(x, training=training)
     # With its moving statistics, the norm is a factor of the kernel and a bias.
-    kernel, bias = backend.torch_fold(layer.kernel, norm, x.dtype)
-    return backend.torch_conv(x, kernel, bias, layer.strides, padding, True)
+    kernel, bias = backend.fold_norm(layer.kernel, norm, x.dtype)
+    return _depthwise(layer, kernel, bias, x, padding)
+
+
+def _depthwise(layer, kernel, bias, x, padding):
+    if backend.ON_TORCH:
+        return backend.torch_conv(x, kernel, bias, layer.strides, padding, True)
+    if backend.on_jax_cpu():
+        x = backend.shifted_products(pad_map(x, padding), kernel, layer.strides)
+    else:
+        x = x if layer.padding == "same" else pad_map(x, padding)
+        x = ops.depthwise_conv(
+            x, kernel, layer.strides, layer.padding, data_format="channels_last"
+        )
+    return x if bias is None else ops.add(x, ops.reshape(bias, (1, 1, 1, -1)))
+
+
+def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """Normalise over the last axis, then scale and shift it."""
+    # TensorFlow runs each operation as a pass over the map: Keras's layer has eight.
+    x = x - ops.mean(x, axis=-1, keepdims=True)
+    variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
+    return x * (ops.rsqrt(variance + epsilon) * gamma) + beta
 
 
 def attention(q: Any, k: Any, v: Any, scale: float) -> Any | None:

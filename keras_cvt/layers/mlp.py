@@ -88,7 +88,7 @@ class MLP(Quantizable):
     def call(self, inputs, training=None):
         x = ops.reshape(inputs, (-1, inputs.shape[-1]))
         quick = self.activation == "quick_gelu"
-        if quick and kernels.scales_products(self.fc1, self.fc2):
+        if quick and kernels.scales_products(training, self.fc1, self.fc2):
             # x * sigmoid(1.702 x) = silu(1.702 x) / 1.702, in one pass.
             x = ops.silu(kernels.linear(self.fc1, x, alpha=1.702, beta=1.702))
             x = kernels.linear(self.fc2, self._drop(x), alpha=1 / 1.702)

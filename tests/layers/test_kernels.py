@@ -1,11 +1,13 @@
 """Each backend's own form of an operation computes what Keras's layers compute."""
 
+import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 from reference import normal, randomise, to_numpy
 
-from keras_cvt.layers import ConvAttention, kernels
+from keras_cvt._utils import backend_operations
+from keras_cvt.layers import ConvAttention, ConvProjection, kernels
 from keras_cvt.layers.norms import BatchNorm
 from keras_cvt.layers.padding import pad_map
 
@@ -60,7 +62,7 @@ def test_a_product_and_its_bias(lora):
         layer.enable_lora(2)
         randomise(layer)
     assert_close(kernels.linear(layer, x), layer(x))
-    if kernels.scales_products(layer):
+    if kernels.scales_products(False, layer):
         bias = ops.convert_to_tensor(layer.bias)
         expected = 3 * (layer(x) - bias) + 2 * bias
         assert_close(kernels.linear(layer, x, alpha=3.0, beta=2.0), expected)
@@ -92,3 +94,33 @@ def test_dropout_of_attention_weights_happens_in_training_only():
     dropped = to_numpy(layer(x, **size, training=True))
     kept = to_numpy(plain(x, **size, training=True))
     assert np.abs(dropped - kept).max() > 1e-3
+
+
+@pytest.mark.parametrize("units", [3, 20])
+def test_a_product_with_factors(units):
+    x, kernel, bias = normal((6, 8)), normal((8, units), seed=1), normal(units, seed=2)
+    tensors = map(ops.convert_to_tensor, (x, kernel, bias))
+    found = backend_operations.scaled_linear(*tensors, 1.7, 0.5)
+    assert_close(found, 1.7 * (x @ kernel) + 0.5 * bias)
+
+
+def test_layer_norm_in_few_passes():
+    layer = built(layers.LayerNormalization(epsilon=1e-5), (None, 8))
+    x = ops.convert_to_tensor(100 + normal((2, 3, 8)))
+    found = kernels.layer_norm(
+        x, *map(ops.convert_to_tensor, layer.trainable_variables), 1e-5
+    )
+    assert_close(found, layer(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_convolution_and_its_norm_in_bfloat16(training):
+    x = normal((4, 6, 6, 8))
+    results = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        layer = built(ConvProjection(dtype=dtype), x.shape)
+        tensor = ops.cast(ops.convert_to_tensor(x), layer.compute_dtype)
+        y = layer(tensor, training=training)
+        assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
+        results.append(ops.cast(y, "float32"))
+    assert_close(*results, atol=0.1)

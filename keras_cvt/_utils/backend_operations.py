@@ -96,16 +96,25 @@ def scaled_linear(x: Any, kernel: Any, bias: Any, alpha: float, beta: float) -> 
 def fold_norm(kernel: Any, norm: keras.Layer, dtype: Any) -> tuple[Any, Any]:
     """Return a depthwise kernel (K, K, C, 1) and a bias that contain a BatchNorm."""
     wide = keras.backend.result_type(kernel.dtype, "float32")
+    statistics = (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     gamma, beta, mean, variance, kernel = (
-        ops.cast(v, wide)
-        for v in (
-            *(norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance),
-            kernel,
-        )
+        cast(_tensor(v), wide) for v in (*statistics, kernel)
     )
-    scale = gamma * ops.rsqrt(variance + norm.epsilon)
-    kernel = kernel * ops.expand_dims(scale, 1)
-    return ops.cast(kernel, dtype), ops.cast(beta - mean * scale, dtype)
+    root = (torch if ON_TORCH else ops).rsqrt(variance + norm.epsilon)
+    scale = gamma * root
+    return cast(kernel * scale[:, None], dtype), cast(beta - mean * scale, dtype)
+
+
+def reshape(x: Any, shape: Any) -> Any:
+    """Return `ops.reshape`, whose check for symbolic tensors takes long on PyTorch."""
+    return x.reshape(shape) if ON_TORCH else ops.reshape(x, shape)
+
+
+def cast(x: Any, dtype: Any) -> Any:
+    """Return `ops.cast`, likewise."""
+    if not ON_TORCH:
+        return ops.cast(x, dtype)
+    return x.to(dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype))
 
 
 def shifted_products(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:

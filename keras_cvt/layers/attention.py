@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_cvt._utils import validation
+from keras_cvt._utils.backend_operations import reshape
 from keras_cvt.layers import kernels
 from keras_cvt.layers.class_token import split_token
 from keras_cvt.layers.conv_projection import ConvProjection
@@ -157,14 +158,17 @@ class ConvAttention(Quantizable):
     def call(self, inputs, height, width, training=None):
         self._check_length(inputs, height, width)
         token, tokens = split_token(inputs) if self.cls_token else (None, inputs)
-        feature_map = ops.reshape(tokens, (-1, height, width, self.embed_dim))
+        feature_map = reshape(tokens, (-1, height, width, self.embed_dim))
 
-        q = self._tokens(self.conv_proj_q(feature_map), token)
+        def project(conv_proj):
+            return self._tokens(self._run(conv_proj, feature_map, training), token)
+
+        q = project(self.conv_proj_q)
         if self.shared_kv:
-            k = v = self._tokens(self.conv_proj_kv(feature_map), token)
+            k = v = project(self.conv_proj_kv)
         else:
-            k = self._tokens(self.conv_proj_k(feature_map), token)
-            v = self._tokens(self.conv_proj_v(feature_map), token)
+            k = project(self.conv_proj_k)
+            v = project(self.conv_proj_v)
         q = self._heads(self.proj_q, q)
         k = self._heads(self.proj_k, k)
         v = self._heads(self.proj_v, v)
@@ -172,8 +176,8 @@ class ConvAttention(Quantizable):
         x = None if dropped else kernels.attention(q, k, v, self.score_scale())
         if x is None:
             x = self._attend(*map(self._by_head, (q, k, v)))
-        x = kernels.linear(self.proj, ops.reshape(x, (-1, self.inner_dim)))
-        x = ops.reshape(x, (-1, size(q, 1), self.embed_dim))
+        x = kernels.linear(self.proj, reshape(x, (-1, self.inner_dim)))
+        x = reshape(x, (-1, size(q, 1), self.embed_dim))
         return self.dropout(x) if self.drop_rate else x
 
     def _attend(self, q, k, v):
@@ -202,20 +206,20 @@ class ConvAttention(Quantizable):
 
     def _tokens(self, feature_map, token):
         length = size(feature_map, 1) * size(feature_map, 2)
-        tokens = ops.reshape(feature_map, (-1, length, self.embed_dim))
+        tokens = reshape(feature_map, (-1, length, self.embed_dim))
         return tokens if token is None else ops.concatenate([token, tokens], axis=1)
 
     def _heads(self, linear, tokens):
         """Project tokens (B, T, C) to heads (B, T, N, D)."""
         length, channels = size(tokens, 1), tokens.shape[-1]
-        x = kernels.linear(linear, ops.reshape(tokens, (-1, channels)))
+        x = kernels.linear(linear, reshape(tokens, (-1, channels)))
         head_dim = self.inner_dim // self.num_heads
-        return ops.reshape(x, (-1, length, self.num_heads, head_dim))
+        return reshape(x, (-1, length, self.num_heads, head_dim))
 
     def _by_head(self, x):
         """Return (B, T, N, D) as (B, N, T, D)."""
         if self.num_heads == 1:
-            return ops.reshape(x, (-1, 1, size(x, 1), self.inner_dim))
+            return reshape(x, (-1, 1, size(x, 1), self.inner_dim))
         return ops.transpose(x, (0, 2, 1, 3))
 
     def compute_output_shape(self, input_shape):

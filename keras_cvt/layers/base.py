@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_cvt._utils import arguments
+from keras_cvt._utils.backend_operations import ON_TORCH
 
 
 class CvTLayer(keras.layers.Layer):
@@ -23,6 +24,16 @@ class CvTLayer(keras.layers.Layer):
     def _sublayer(self, kind: type, name: str | None, *args: Any, **options: Any):
         """Return a layer that computes in this layer's precision."""
         return kind(*args, dtype=self.dtype_policy, name=name, **options)
+
+    def _run(self, layer: keras.Layer, x: Any, training: bool | None, **size: Any):
+        """Call a built sublayer of this layer.
+
+        On PyTorch without `Layer.__call__`, whose checks take longer than the
+        operations of a small sublayer. It would cast the input to the same type.
+        """
+        if ON_TORCH and layer.compute_dtype == self.compute_dtype:
+            return layer.call(x, training=training, **size)
+        return layer(x, training=training, **size)
 
     def get_config(self):
         own = {name: getattr(self, name) for name in self._stored}

@@ -119,10 +119,12 @@ class ConvTransformerBlock(Quantizable):
         for layer in layers:
             layer.build(input_shape)
 
-    def call(self, inputs, height, width):
-        x = self.attn(self.norm1(inputs), height=height, width=width)
-        x = inputs + self.drop_path(x)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def call(self, inputs, height, width, training=None):
+        x = self._run(self.norm1, inputs, training)
+        x = self._run(self.attn, x, training, height=height, width=width)
+        x = inputs + self._run(self.drop_path, x, training)
+        y = self._run(self.mlp, self._run(self.norm2, x, training), training)
+        return x + self._run(self.drop_path, y, training)
 
     def compute_output_shape(self, input_shape):
         return input_shape

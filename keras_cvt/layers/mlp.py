@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_cvt._utils import tensorflow_training, validation
+from keras_cvt._utils.backend_operations import reshape
 from keras_cvt.layers import kernels
 from keras_cvt.layers.quantizable import Quantizable
 from keras_cvt.layers.shapes import size
@@ -86,7 +87,7 @@ class MLP(Quantizable):
         self.fc2.build((*input_shape[:-1], self.fc1.units))
 
     def call(self, inputs, training=None):
-        x = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        x = reshape(inputs, (-1, inputs.shape[-1]))
         quick = self.activation == "quick_gelu"
         if quick and kernels.scales_products(training, self.fc1, self.fc2):
             # x * sigmoid(1.702 x) = silu(1.702 x) / 1.702, in one pass.
@@ -97,7 +98,7 @@ class MLP(Quantizable):
             x = kernels.linear(self.fc2, self._drop(x))
         x = self._drop(x)
         inner = (size(inputs, axis) for axis in range(1, len(inputs.shape) - 1))
-        return ops.reshape(x, (-1, *inner, self.embed_dim))
+        return reshape(x, (-1, *inner, self.embed_dim))
 
     def _drop(self, x):
         return self.dropout(x) if self.drop_rate else x

@@ -3,9 +3,9 @@
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_cvt._utils import arguments
+from keras_cvt._utils.backend_operations import reshape
 from keras_cvt.config import StageConfig
 from keras_cvt.layers.block import ConvTransformerBlock
 from keras_cvt.layers.class_token import ClassToken, split_token
@@ -163,7 +163,7 @@ class ConvTransformerStage(Quantizable):
     def call(self, inputs):
         x = self.patch_embed(inputs)
         height, width = size(x, 1), size(x, 2)
-        x = ops.reshape(x, (-1, height * width, self.config.embed_dim))
+        x = reshape(x, (-1, height * width, self.config.embed_dim))
         if self.config.cls_token:
             x = self.cls_token(x)
         x = self.blocks(self.dropout(x), height=height, width=width)
@@ -172,9 +172,9 @@ class ConvTransformerStage(Quantizable):
     def _outputs(self, x, height, width):
         map_shape = (-1, height, width, self.config.embed_dim)
         if not self.config.cls_token:
-            return ops.reshape(x, map_shape)
+            return reshape(x, map_shape)
         token, tokens = split_token(x)
-        return ops.reshape(tokens, map_shape), token[:, 0]
+        return reshape(tokens, map_shape), token[:, 0]
 
     def compute_output_shape(self, input_shape):
         map_shape = self.patch_embed.compute_output_shape(input_shape)

@@ -61,6 +61,21 @@ def keras_cvt_steps(args):
     return [b - a for a, b in zip([start, *ends], ends, strict=False)]
 
 
+def keras_cvt_torch_steps(args):
+    """Train with `fit` on PyTorch."""
+    networks.use_backend("torch")
+    import torch
+
+    torch.set_num_threads(args.threads)
+    return keras_cvt_steps(args)
+
+
+def keras_cvt_jax_steps(args):
+    """Train with `fit` on JAX."""
+    networks.use_backend("jax")
+    return keras_cvt_steps(args)
+
+
 def transformers_steps(args):
     """Train with a plain PyTorch loop. Return the seconds of each step."""
     import torch
@@ -85,7 +100,12 @@ def transformers_steps(args):
     return times
 
 
-CONTENDERS = {"keras_cvt": keras_cvt_steps, BASELINE: transformers_steps}
+CONTENDERS = {
+    "keras_cvt": keras_cvt_steps,
+    "keras_cvt on PyTorch": keras_cvt_torch_steps,
+    "keras_cvt on JAX": keras_cvt_jax_steps,
+    BASELINE: transformers_steps,
+}
 
 
 def work(args):

@@ -4,6 +4,7 @@ Measured (benchmarks/RESULTS.md):
 
 - PyTorch: a product with its bias, and a convolution of the map as it lies in memory,
   are one operation each.
+- PyTorch and TensorFlow on a CPU: some operations are much slower in bfloat16.
 - JAX on a CPU: the compiler runs a depthwise convolution 5 to 25 times slower than the
   sum of the products of the shifted map and the kernel's elements.
 
@@ -31,14 +32,31 @@ def on_jax_cpu() -> bool:
     return _BACKEND == "jax" and jax.default_backend() == "cpu"
 
 
-def on_tensorflow_cpu() -> bool:
-    """Return whether TensorFlow computes on a processor."""
-    return ON_TENSORFLOW and not tf.config.list_physical_devices("GPU")
+def trains_convolutions_in_float32(x: Any) -> bool:
+    """Return whether the gradients of a depthwise convolution are slow in half.
+
+    On processors, those of bfloat16 take 10 to 36 times as long: with TensorFlow all,
+    with PyTorch those of strided convolutions.
+    """
+    if ON_TENSORFLOW:
+        return not tf.config.list_physical_devices("GPU")
+    return ON_TORCH and x.device.type == "cpu"
 
 
-def has_fused_attention() -> bool:
-    """Return whether `ops.dot_product_attention` is more than products and softmax."""
-    return ON_TORCH or (_BACKEND == "jax" and not on_jax_cpu())
+def has_fused_attention(q: Any, keys: Any) -> bool:
+    """Return whether to compute attention as one operation.
+
+    Args:
+        q: The queries.
+        keys: Number of keys, which may be unknown.
+    """
+    if not ON_TORCH:
+        # On a processor, and on TensorFlow, it is composed of others.
+        return _BACKEND == "jax" and not on_jax_cpu()
+    # On a processor, its gradient in bfloat16 takes 2 to 5 times as long as that of
+    # the products, unless there are many keys.
+    low = q.element_size() < 4 and q.device.type == "cpu"
+    return not (low and q.requires_grad and keys < 512)
 
 
 def torch_linear(x: Any, kernel: Any, bias: Any, alpha: float, beta: float) -> Any:

@@ -67,10 +67,9 @@ def conv_norm(
     """Apply a depthwise convolution without a bias, and BatchNorm."""
     if training and norm.trainable:
         kernel = layer.kernel
-        if backend.on_tensorflow_cpu():
-            # In bfloat16, the gradient of the map takes 36 times as long.
+        if backend.trains_convolutions_in_float32(x):
             dtype = keras.backend.result_type(x.dtype, "float32")
-            x, kernel = ops.cast(x, dtype), ops.cast(kernel, dtype)
+            x, kernel = backend.cast(x, dtype), ops.cast(kernel, dtype)
         x = _depthwise(layer, kernel, None, x, padding)
         return norm(x, training=training)
     # With its moving statistics, the norm is a factor of the kernel and a bias.
@@ -101,7 +100,7 @@ def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
 
 def attention(q: Any, k: Any, v: Any, scale: float) -> Any | None:
     """Return attention of (B, T, N, D) as one operation, or None without one."""
-    if not backend.has_fused_attention():
+    if not backend.has_fused_attention(q, k.shape[1]):
         return None
     return ops.dot_product_attention(q, k, v, scale=scale)
 

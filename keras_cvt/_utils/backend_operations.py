@@ -59,6 +59,29 @@ def has_fused_attention(q: Any, keys: Any) -> bool:
     return not (low and q.requires_grad and keys < 512)
 
 
+def image_by_image(q: Any, keys: Any, training: bool | None) -> bool:
+    """Return whether `jax_attention` is fast: on a CPU, with a million scores a head.
+
+    Its gradients are slow.
+    """
+    return on_jax_cpu() and not training and q.shape[1] * keys >= 2**20
+
+
+def jax_attention(q: Any, k: Any, v: Any, scale: float) -> Any:
+    """Return attention of (B, T, N, D), one image after another.
+
+    XLA multiplies large matrices of several images at once two times slower on a CPU.
+    """
+
+    def attend(image):
+        q, k, v = (x.swapaxes(0, 1) for x in image)
+        scores = q @ (k * scale).swapaxes(1, 2)
+        scores = jax.nn.softmax(scores.astype("float32")).astype(v.dtype)
+        return (scores @ v).swapaxes(0, 1)
+
+    return jax.lax.map(attend, (q, k, v))
+
+
 def torch_linear(x: Any, kernel: Any, bias: Any, alpha: float, beta: float) -> Any:
     """Return `alpha * x @ kernel + beta * bias` of rows (N, C)."""
     return torch.addmm(bias.value, x, _tensor(kernel), alpha=alpha, beta=beta)

@@ -138,7 +138,7 @@ class FusedAttention(keras.layers.Layer):
         k = self._heads(self.proj_k, k)
         v = self._heads(self.proj_v, v)
         length = ops.shape(q)[1]
-        x = kernels.attention(q, k, v, 1.0)
+        x = kernels.attention(q, k, v, 1.0, False)
         if x is None:
             q, k, v = (ops.transpose(x, (0, 2, 1, 3)) for x in (q, k, v))
             scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)

@@ -173,7 +173,8 @@ class ConvAttention(Quantizable):
         k = self._heads(self.proj_k, k)
         v = self._heads(self.proj_v, v)
         dropped = training and self.attention_drop_rate
-        x = None if dropped else kernels.attention(q, k, v, self.score_scale())
+        scale = self.score_scale()
+        x = None if dropped else kernels.attention(q, k, v, scale, training)
         if x is None:
             x = self._attend(*map(self._by_head, (q, k, v)))
         x = kernels.linear(self.proj, reshape(x, (-1, self.inner_dim)))

@@ -98,11 +98,16 @@ def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
     return x * (ops.rsqrt(variance + epsilon) * gamma) + beta
 
 
-def attention(q: Any, k: Any, v: Any, scale: float) -> Any | None:
-    """Return attention of (B, T, N, D) as one operation, or None without one."""
-    if not backend.has_fused_attention(q, k.shape[1]):
-        return None
-    return ops.dot_product_attention(q, k, v, scale=scale)
+def attention(
+    q: Any, k: Any, v: Any, scale: float, training: bool | None
+) -> Any | None:
+    """Return attention of (B, T, N, D), or None where its parts are as fast."""
+    keys = k.shape[1]
+    if backend.image_by_image(q, keys, training):
+        return backend.jax_attention(q, k, v, scale)
+    if backend.has_fused_attention(q, keys):
+        return ops.dot_product_attention(q, k, v, scale=scale)
+    return None
 
 
 # Normalises rows in training; None where Keras's layer is as fast.

@@ -73,7 +73,7 @@ def test_attention_as_one_operation(num_heads):
     q, k, v = (
         ops.convert_to_tensor(normal((2, n, num_heads, 4), seed=n)) for n in (7, 5, 5)
     )
-    found = kernels.attention(q, k, v, 0.3)
+    found = kernels.attention(q, k, v, 0.3, False)
     if found is None:
         found = ops.dot_product_attention(q, k, v, scale=0.3)
     layer = ConvAttention(4 * num_heads, num_heads)
@@ -124,3 +124,14 @@ def test_a_convolution_and_its_norm_in_bfloat16(training):
         assert keras.backend.standardize_dtype(y.dtype) == layer.compute_dtype
         results.append(ops.cast(y, "float32"))
     assert_close(*results, atol=0.1)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only for JAX")
+def test_attention_image_by_image():
+    q, k, v = (normal((2, n, 3, 4), seed=n) for n in (7, 5, 5))
+    found = backend_operations.jax_attention(*map(ops.convert_to_tensor, (q, k, v)), 2)
+    expected = ops.dot_product_attention(q, k, v, scale=2.0)
+    assert_close(found, expected)
+    tokens = np.zeros((1, 3136, 1, 64), "float32")
+    assert backend_operations.image_by_image(tokens, 784, False)
+    assert not backend_operations.image_by_image(tokens, 784, True)

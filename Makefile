@@ -6,8 +6,8 @@ OLDEST ?= .venv-oldest
 # The CPU build is a third of the size. It exists for this platform only.
 TENSORFLOW := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),tensorflow-cpu,tensorflow)
 
-# Two processes; each runs one file of tests at a time.
-PYTEST_ARGS ?= --numprocesses 2 --dist loadfile
+# Two processes; each runs one file of tests at a time, in the order of tests/conftest.py.
+PYTEST_ARGS ?= --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test test-oldest lint demo clean
 

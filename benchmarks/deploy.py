@@ -37,6 +37,7 @@ LITERT = {
 ONNX_INT8 = "keras_cvt ONNX, quantize_dynamic, ONNX Runtime"
 OPENVINO_BFLOAT16 = "keras_cvt OpenVINO, bfloat16"
 COMPILED_BFLOAT16 = "keras_cvt compiled call, mixed_bfloat16"
+TORCH_BFLOAT16 = "PyTorch's ONNX, OpenVINO, bfloat16"
 
 
 def files(args, batch_size):
@@ -45,6 +46,7 @@ def files(args, batch_size):
     return {
         "PyTorch's ONNX, ONNX Runtime": folder / f"torch{batch_size}.onnx",
         "PyTorch's ONNX, OpenVINO": folder / f"torch{batch_size}.onnx",
+        TORCH_BFLOAT16: folder / f"torch{batch_size}.onnx",
         "keras_cvt SavedModel": folder / f"saved_model{batch_size}",
         "keras_cvt ONNX, ONNX Runtime": folder / f"keras{batch_size}.onnx",
         ONNX_INT8: folder / f"keras_int8_{batch_size}.onnx",
@@ -130,13 +132,17 @@ PREPARATIONS = {"prepare keras_cvt": prepare_keras, "prepare torch": prepare_tor
 # runtime. Each function returns a call that computes the logits.
 
 
-def compiled_call(args, policy="float32"):
+def compiled_call(args, policy="float32", fuse=False):
     networks.tensorflow(args.threads)
     import keras
 
     keras.config.set_dtype_policy(policy)
     model = networks.keras_model(args, classifier_activation=None)
     model.load_weights(model_file(args))
+    if fuse:
+        from keras_cvt import deploy
+
+        model = deploy.fuse(model)
     return networks.compiled_call(args, model)
 
 
@@ -215,11 +221,19 @@ def remembered(contender):
 
 
 BFLOAT16 = {
+    "keras_cvt compiled call, fused, mixed_bfloat16": functools.partial(
+        compiled_call, policy="mixed_bfloat16", fuse=True
+    ),
     COMPILED_BFLOAT16: functools.partial(compiled_call, policy="mixed_bfloat16"),
     OPENVINO_BFLOAT16: functools.partial(openvino, precision="bf16"),
 }
+TORCH_BFLOAT16_PEERS = {
+    "transformers eager, bfloat16": networks.transformers_bfloat16,
+    TORCH_BFLOAT16: functools.partial(openvino, precision="bf16"),
+}
 OURS = {
     "keras_cvt compiled call": compiled_call,
+    "keras_cvt compiled call, fused": functools.partial(compiled_call, fuse=True),
     "keras_cvt SavedModel": saved_model,
     "keras_cvt ONNX, ONNX Runtime": onnx,
     ONNX_INT8: onnx,
@@ -231,6 +245,7 @@ CONTENDERS = {
     "transformers eager": networks.transformers_eager,
     "PyTorch's ONNX, ONNX Runtime": onnx,
     "PyTorch's ONNX, OpenVINO": openvino,
+    **(TORCH_BFLOAT16_PEERS if reports.has_bfloat16() else {}),
     **{name: remembered(contender) for name, contender in OURS.items()},
 }
 

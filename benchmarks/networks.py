@@ -21,21 +21,21 @@ def keras_cvt_call(args):
 def keras_cvt_jax(args):
     """Return the compiled call of an unchanged model on JAX."""
     use_backend("jax")
+    return jax_call(keras_model(args), pixels(args.batch_size, args.image_size))
+
+
+def jax_call(model, images):
     import jax
 
-    model = keras_model(args)
     variables = [v.value for v in model.trainable_variables]
     others = [v.value for v in model.non_trainable_variables]
-    images = jax.numpy.asarray(pixels(args.batch_size, args.image_size))
+    images = jax.numpy.asarray(images)
 
     @jax.jit
     def call(variables, others, images):
         return model.stateless_call(variables, others, images, training=False)[0]
 
-    return (
-        lambda: call(variables, others, images).block_until_ready(),
-        args.batch_size,
-    )
+    return lambda: call(variables, others, images).block_until_ready(), len(images)
 
 
 def keras_cvt_torch(args):
@@ -50,6 +50,25 @@ def keras_cvt_torch(args):
     def run():
         with torch.inference_mode():
             return model(images, training=False)
+
+    return run, args.batch_size
+
+
+def keras_cvt_torch_compiled(args):
+    """Return the call under `torch.compile`, of the program of `torch.export`."""
+    use_backend("torch")
+    import torch
+
+    torch.set_num_threads(args.threads)
+    model = keras_model(args)
+    images = torch.from_numpy(pixels(args.batch_size, args.image_size))
+    # Dynamo would compile each of Keras's layers anew until it gives up.
+    program = torch.export.export(model, (images,))
+    compiled = torch.compile(program.module())
+
+    def run():
+        with torch.inference_mode():
+            return compiled(images)
 
     return run, args.batch_size
 
@@ -73,6 +92,19 @@ def compiled_call(args, model):
 def transformers_eager(args):
     """Return transformers' model under `inference_mode`."""
     return torch_run(args, transformers_model(args))
+
+
+def transformers_bfloat16(args):
+    """Return transformers' model under `autocast` to bfloat16 and `inference_mode`."""
+    import torch
+
+    run, count = transformers_eager(args)
+
+    def low():
+        with torch.autocast("cpu", torch.bfloat16):
+            return run()
+
+    return low, count
 
 
 def torch_run(args, model):

@@ -338,6 +338,19 @@ def test_jit_compiled_and_plain_predict_agree():
     assert_close(*outputs)
 
 
+@any_backend
+@pytest.mark.skipif(BACKEND != "torch", reason="only for PyTorch")
+def test_a_program_of_torch_export_computes_the_same():
+    """`torch.compile` takes such a program, but gives up on Keras's layers."""
+    import torch
+
+    model = build()
+    images = ops.convert_to_tensor(IMAGES)
+    program = torch.export.export(model, (images,))
+    with torch.inference_mode():
+        assert_close(program.module()(images), model(images))
+
+
 # Training
 
 

@@ -158,6 +158,19 @@ def cast(x: Any, dtype: Any) -> Any:
     return x.to(dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype))
 
 
+def torch_attention(q: Any, k: Any, v: Any, scale: float) -> Any:
+    """Return attention of (B, T, N, D) as one operation."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    x = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+    return x.transpose(1, 2)
+
+
+def torch_layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
+    """Normalise over the last axis, then scale and shift it."""
+    weights = gamma.value, beta.value
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], *weights, epsilon)
+
+
 def shifted_products(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
     """Convolve a map (B, H, W, C) with a depthwise kernel (K, K, C, 1)."""
     dtype = x.dtype

@@ -3,7 +3,7 @@
 TensorFlow differentiates operation by operation, and on processors runs each operation
 as a pass over the whole map. JAX's compiler fuses the passes, and PyTorch has kernels:
 there, Keras's own code runs, and every function here has no effect or is not called.
-Measured with keras_cvt 0.1.0 (benchmarks/RESULTS.md has the conditions):
+Measured with keras_cvt 0.1.0 (benchmarks/history has the conditions):
 
 - `quick_gelu`, `layer_norm`, `batch_norm`: the same gradients in fewer passes. A step
   of CvT-13 at 224 pixels takes 3 % less time and 7 % less memory, a step of a small

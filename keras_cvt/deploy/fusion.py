@@ -24,7 +24,7 @@ def fuse(model: keras.Model) -> keras.Model:
       last block computes only the class token.
 
     The depthwise convolutions of keys and values stay two. As one they are slower in
-    every form that was tried (benchmarks/RESULTS.md).
+    every form that was tried (benchmarks/history/without_avx512.md).
 
     Args:
         model: A functional model with CvT stages: a `CvTModel`, or any functional

@@ -90,12 +90,19 @@ def _depthwise(layer, kernel, bias, x, padding):
     return x if bias is None else ops.add(x, ops.reshape(bias, (1, 1, 1, -1)))
 
 
-def layer_norm(x: Any, gamma: Any, beta: Any, epsilon: float) -> Any:
-    """Normalise over the last axis, then scale and shift it."""
+def layer_norm(layer: layers.LayerNormalization, x: Any) -> Any | None:
+    """Apply LayerNorm over the last axis, or return None where Keras is as fast."""
+    if backend.ON_TORCH and layer.compute_dtype == "float32":
+        return backend.torch_layer_norm(x, layer.gamma, layer.beta, layer.epsilon)
+    if not backend.ON_TENSORFLOW:
+        return None
     # TensorFlow runs each operation as a pass over the map: Keras's layer has eight.
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    x, gamma, beta = (ops.cast(v, dtype) for v in (x, layer.gamma, layer.beta))
     x = x - ops.mean(x, axis=-1, keepdims=True)
     variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
-    return x * (ops.rsqrt(variance + epsilon) * gamma) + beta
+    x = x * (ops.rsqrt(variance + layer.epsilon) * gamma) + beta
+    return ops.cast(x, layer.compute_dtype)
 
 
 def attention(
@@ -106,6 +113,8 @@ def attention(
     if backend.image_by_image(q, keys, training):
         return backend.jax_attention(q, k, v, scale)
     if backend.has_fused_attention(q, keys):
+        if backend.ON_TORCH:
+            return backend.torch_attention(q, k, v, scale)
         return ops.dot_product_attention(q, k, v, scale=scale)
     return None
 

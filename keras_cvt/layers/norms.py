@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_cvt._utils import backend_operations, tensorflow_training
+from keras_cvt._utils import tensorflow_training
 from keras_cvt.layers import kernels
 from keras_cvt.layers.shapes import size
 
@@ -27,15 +27,9 @@ class LayerNorm(keras.layers.LayerNormalization):
         super().__init__(epsilon=epsilon, **kwargs)
 
     def call(self, inputs, training=None):
-        if not backend_operations.ON_TENSORFLOW:
-            return super().call(inputs)
-        if not training:
-            dtype = keras.backend.result_type(inputs.dtype, "float32")
-            x, gamma, beta = (
-                ops.cast(v, dtype) for v in (inputs, self.gamma, self.beta)
-            )
-            x = kernels.layer_norm(x, gamma, beta, self.epsilon)
-            return ops.cast(x, self.compute_dtype)
+        if not tensorflow_training.use_custom_gradients(training):
+            outputs = kernels.layer_norm(self, inputs)
+            return super().call(inputs) if outputs is None else outputs
         rows = _rows(inputs)
         gamma, beta = (ops.cast(v, rows.dtype) for v in (self.gamma, self.beta))
         rows = tensorflow_training.layer_norm(rows, gamma, beta, self.epsilon)

@@ -1,0 +1,17 @@
+"""The order of the test files."""
+
+# They take minutes. First, so that no process works on one of them alone at the end:
+# with `--dist loadfile --no-loadscope-reorder`, each process takes the next file.
+LONG = (
+    "test_readme.py",
+    "test_export.py",
+    "test_resume.py",
+    "test_fastest.py",
+    "test_learning.py",
+    "test_example.py",
+    "test_release.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)

@@ -199,6 +199,7 @@ class CvTModel(keras.Model):
         return pipelines.StrategyWithoutTuner(strategy)
 
     def make_train_function(self, force=False):
+        onednn.warn_of_frozen_weights(keras.backend.backend())
         tensorflow_training.build_optimizer(self)
         return super().make_train_function(force)
 

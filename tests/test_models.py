@@ -573,3 +573,12 @@ def test_a_switch_of_onednn_that_is_set_late_is_a_warning_once(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build(ONE_STAGE)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has oneDNN")
+def test_training_with_frozen_weights_is_a_warning(monkeypatch):
+    monkeypatch.setenv("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    model = build(ONE_STAGE)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.warns(UserWarning, match="weights of the first step"):
+        model.fit(IMAGES, np.array([0, 1]), epochs=1, verbose=0)

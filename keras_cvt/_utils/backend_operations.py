@@ -32,15 +32,28 @@ def on_jax_cpu() -> bool:
     return _BACKEND == "jax" and jax.default_backend() == "cpu"
 
 
-def trains_convolutions_in_float32(x: Any) -> bool:
-    """Return whether the gradients of a depthwise convolution are slow in half.
+def differentiates_in_float32(x: Any, training: bool | None) -> bool:
+    """Return whether a depthwise convolution that is differentiated needs float32.
 
-    On processors, those of bfloat16 take 10 to 36 times as long: with TensorFlow all,
-    with PyTorch those of strided convolutions.
+    On a CPU, its gradients in bfloat16 take 10 to 36 times as long: with TensorFlow
+    all, with PyTorch those of strided convolutions.
     """
     if ON_TENSORFLOW:
-        return not tf.config.list_physical_devices("GPU")
-    return ON_TORCH and x.device.type == "cpu"
+        return bool(training) and not tf.config.get_visible_devices("GPU")
+    return ON_TORCH and x.device.type == "cpu" and torch.is_grad_enabled()
+
+
+def needs_call(layer: keras.Layer) -> bool:
+    """Return whether PyTorch or Keras do more in `__call__` than to run `call`."""
+    return bool(
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or torch.nn.modules.module._has_any_global_hook()
+        or getattr(layer, "_remat_mode", None)
+        or layer.activity_regularizer
+    )
 
 
 def has_fused_attention(q: Any, keys: Any) -> bool:
@@ -48,7 +61,7 @@ def has_fused_attention(q: Any, keys: Any) -> bool:
 
     Args:
         q: The queries.
-        keys: Number of keys, which may be unknown.
+        keys: Number of keys. Symbolic while PyTorch exports a program.
     """
     if not ON_TORCH:
         # On a processor, and on TensorFlow, it is composed of others.
@@ -56,15 +69,20 @@ def has_fused_attention(q: Any, keys: Any) -> bool:
     # On a processor, its gradient in bfloat16 takes 2 to 5 times as long as that of
     # the products, unless there are many keys.
     low = q.element_size() < 4 and q.device.type == "cpu"
-    return not (low and q.requires_grad and keys < 512)
+    return not (low and q.requires_grad and isinstance(keys, int) and keys < 512)
 
 
 def image_by_image(q: Any, keys: Any, training: bool | None) -> bool:
     """Return whether `jax_attention` is fast: on a CPU, with a million scores a head.
 
-    Its gradients are slow.
+    Its gradients are slow, also those of a model in evaluation. A batch that is spread
+    over devices, or a symbolic shape, is computed at once.
     """
-    return on_jax_cpu() and not training and q.shape[1] * keys >= 2**20
+    queries = q.shape[1]
+    known = isinstance(queries, int) and isinstance(keys, int)
+    if not (on_jax_cpu() and known and queries * keys >= 2**20):
+        return False
+    return not training and keras.distribution.distribution() is None
 
 
 def jax_attention(q: Any, k: Any, v: Any, scale: float) -> Any:

@@ -37,7 +37,7 @@ def use_custom_gradients(training: bool | None) -> bool:
 @ops.custom_gradient
 def quick_gelu(x: Any) -> Any:
     """Return `x * sigmoid(1.702 x)`."""
-    # On processors, the sigmoid of bfloat16 takes four times as long as of float32.
+    # On a CPU, the sigmoid of bfloat16 takes four times as long as of float32.
     wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     scaled = 1.702 * wide
     gate = ops.sigmoid(scaled)

@@ -1,7 +1,8 @@
 """The command line `keras-cvt`.
 
-Keras is imported when a command runs that needs it, not for help or a wrong call: this
-module, `arguments` and `listing` do without it.
+Keras is imported when a command runs that needs it, and for the help of commands that
+list the formats. Wrong calls and other help do without it: this module, `arguments` and
+`listing` import none of it.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def main(words: list[str] | None = None) -> int:
 
     Returns:
         The exit status. 0: success. 1: an error was printed, some images could not be
-        read, or an exported file failed its verification. A wrong call exits with 2.
+        read, or an exported file failed its verification. A call that the parser
+        refuses exits with 2.
     """
     options = _parser().parse_args(words)
     try:
@@ -51,10 +53,16 @@ class _Parser(argparse.ArgumentParser):
     lists_formats = False
 
     def format_help(self):
+        epilog = self.epilog
         if self.lists_formats:
-            formats = _command_module("deploy").describe_formats()
-            self.epilog = f"{formats} {self.epilog or ''}"
-        return super().format_help()
+            try:
+                formats = _command_module("deploy").describe_formats()
+            except ImportError as error:
+                formats = f"Formats: unknown, because of an error: {error}."
+            self.epilog = f"{formats} {epilog or ''}"
+        text = super().format_help()
+        self.epilog = epilog
+        return text
 
 
 def _parser():
@@ -62,14 +70,21 @@ def _parser():
         prog="keras-cvt",
         description="CvT for Keras: list, inspect, classify, convert, export, verify.",
     )
-    version = f"keras_cvt {metadata.version('keras_cvt')}"
-    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, text) in _COMMANDS.items():
         command = commands.add_parser(name, help=text)
         getattr(arguments, f"add_{name}")(command)
         command.lists_formats = name in ("convert", "export", "benchmark")
     return parser
+
+
+def _version():
+    # `keras_cvt.__version__` would import Keras.
+    try:
+        return f"keras_cvt {metadata.version('keras_cvt')}"
+    except metadata.PackageNotFoundError:
+        return "keras_cvt, not installed"
 
 
 def _command_module(name: str) -> ModuleType:

@@ -250,7 +250,7 @@ def add_benchmark(command: argparse.ArgumentParser) -> None:
         "--formats",
         nargs="+",
         metavar="NAME",
-        help="what to measure, see below (default: all)",
+        help="what to measure: fused or a format, see below (default: all)",
     )
     default = "that of the weights"
     add_number(command, "--size", "image size in pixels", default)

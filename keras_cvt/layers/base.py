@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_cvt._utils import arguments
-from keras_cvt._utils.backend_operations import ON_TORCH
+from keras_cvt._utils import backend_operations as backend
 
 
 class CvTLayer(keras.layers.Layer):
@@ -29,9 +29,11 @@ class CvTLayer(keras.layers.Layer):
         """Call a built sublayer of this layer.
 
         On PyTorch without `Layer.__call__`, whose checks take longer than the
-        operations of a small sublayer. It would cast the input to the same type.
+        operations of a small sublayer, unless it has something to do: hooks,
+        rematerialization, an activity regularizer or a cast.
         """
-        if ON_TORCH and layer.compute_dtype == self.compute_dtype:
+        same = layer.compute_dtype == self.compute_dtype
+        if backend.ON_TORCH and same and not backend.needs_call(layer):
             return layer.call(x, training=training, **size)
         return layer(x, training=training, **size)
 

@@ -31,10 +31,15 @@ def linear(layer: layers.Dense, x: Any, alpha: float = 1.0, beta: float = 1.0) -
 
 
 def scales_products(training: bool | None, *linear_layers: layers.Dense) -> bool:
-    """Return whether it is fast to call `linear` with factors for these layers."""
-    # TensorFlow has an operation for SiLU that passes no gradient.
-    fast = backend.ON_TORCH or (backend.ON_TENSORFLOW and not training)
-    return fast and all(map(_is_plain, linear_layers))
+    """Return whether `linear` can take factors for these layers, and is fast."""
+    if not all(map(_is_plain, linear_layers)):
+        return False
+    if backend.ON_TENSORFLOW:
+        # Its graph optimiser makes SiLU one operation if there is no gradient. The
+        # scaled numbers may be too large for float16.
+        low = any(layer.compute_dtype == "float16" for layer in linear_layers)
+        return not training and not low
+    return backend.ON_TORCH
 
 
 def _is_plain(layer):
@@ -65,16 +70,16 @@ def conv_norm(
     training: bool | None,
 ) -> Any:
     """Apply a depthwise convolution without a bias, and BatchNorm."""
+    kernel = layer.kernel
+    if backend.differentiates_in_float32(x, training):
+        dtype = keras.backend.result_type(x.dtype, "float32")
+        x, kernel = backend.cast(x, dtype), ops.cast(kernel, dtype)
     if training and norm.trainable:
-        kernel = layer.kernel
-        if backend.trains_convolutions_in_float32(x):
-            dtype = keras.backend.result_type(x.dtype, "float32")
-            x, kernel = backend.cast(x, dtype), ops.cast(kernel, dtype)
-        x = _depthwise(layer, kernel, None, x, padding)
-        return norm(x, training=training)
+        return norm(_depthwise(layer, kernel, None, x, padding), training=training)
     # With its moving statistics, the norm is a factor of the kernel and a bias.
-    kernel, bias = backend.fold_norm(layer.kernel, norm, x.dtype)
-    return _depthwise(layer, kernel, bias, x, padding)
+    kernel, bias = backend.fold_norm(kernel, norm, x.dtype)
+    x = _depthwise(layer, kernel, bias, x, padding)
+    return backend.cast(x, layer.compute_dtype)
 
 
 def _depthwise(layer, kernel, bias, x, padding):
@@ -96,7 +101,7 @@ def layer_norm(layer: layers.LayerNormalization, x: Any) -> Any | None:
         return backend.torch_layer_norm(x, layer.gamma, layer.beta, layer.epsilon)
     if not backend.ON_TENSORFLOW:
         return None
-    # TensorFlow runs each operation as a pass over the map: Keras's layer has eight.
+    # TensorFlow runs each operation as a pass over the map: this has fewer of them.
     dtype = keras.backend.result_type(x.dtype, "float32")
     x, gamma, beta = (ops.cast(v, dtype) for v in (x, layer.gamma, layer.beta))
     x = x - ops.mean(x, axis=-1, keepdims=True)

@@ -7,7 +7,13 @@ from keras import layers, ops
 from reference import normal, randomise, to_numpy
 
 from keras_cvt._utils import backend_operations
-from keras_cvt.layers import ConvAttention, ConvProjection, kernels
+from keras_cvt.layers import (
+    MLP,
+    ConvAttention,
+    ConvProjection,
+    ConvTransformerBlock,
+    kernels,
+)
 from keras_cvt.layers.norms import BatchNorm
 from keras_cvt.layers.padding import pad_map
 
@@ -137,3 +143,28 @@ def test_attention_image_by_image():
     tokens = np.zeros((1, 3136, 1, 64), "float32")
     assert backend_operations.image_by_image(tokens, 784, False)
     assert not backend_operations.image_by_image(tokens, 784, True)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only for PyTorch")
+def test_hooks_of_a_blocks_layers_are_called():
+    block = built(ConvTransformerBlock(8, 2), (None, None, 8))
+    seen = []
+    for layer in (block.norm1, block.attn, block.attn.conv_proj_k, block.mlp):
+        layer.register_forward_hook(lambda layer, *_: seen.append(layer.name))
+    block(ops.ones((1, 16, 8)), height=4, width=4)
+    assert seen == ["norm1", block.attn.conv_proj_k.name, "attn", "mlp"]
+
+
+def test_an_activity_regularizer_of_a_sublayer_counts():
+    block = built(ConvTransformerBlock(8, 2), (None, None, 8))
+    block.mlp.activity_regularizer = keras.regularizers.L2(0.1)
+    block(ops.ones((1, 16, 8)), height=4, width=4)
+    assert len(block.losses) == 1
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow")
+def test_an_mlp_in_float16_keeps_large_outputs_in_evaluation():
+    layer = MLP(8, dtype="mixed_float16")
+    layer.build((None, 4, 8))
+    layer.fc2.bias.assign(ops.full((8,), 5e4))
+    assert np.isfinite(to_numpy(layer(ops.ones((1, 4, 8)), training=False))).all()

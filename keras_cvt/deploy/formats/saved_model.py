@@ -86,5 +86,6 @@ docker run -p 8501:8501 -e MODEL_NAME=cvt \\
 
 On an Intel processor with AMX, `-e TF_SET_ONEDNN_FPMATH_MODE=BF16
 -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1` computes products in bfloat16, which is faster and
-changes the scores a little.""",
+changes the scores a little. Restart the server for another version:
+the first weights of a process stay in use.""",
 )

@@ -147,9 +147,70 @@ def override(recipe, options):
     return dataclasses.replace(recipe, **changes)
 
 
-def train(options, recipe, build, multipliers=None):
-    """Open the images, build and train a model, and print the result."""
-    images = data.open_source(options.data, "train", data_dir=options.data_dir)
+def add_augmentation(options):
+    """Add the options that `augmented` reads."""
+    options.add_argument(
+        "--crop-padding",
+        type=int,
+        metavar="PIXELS",
+        help="pad each side and crop, instead of random resized crops; usual for small "
+        "images",
+    )
+    options.add_argument(
+        "--no-flip",
+        action="store_true",
+        help="do not flip: digits, letters, signs",
+    )
+    options.add_argument(
+        "--plain", action="store_true", help="only flip images; no drop path"
+    )
+    options.add_argument("--drop-path-rate", type=float, help="default: the recipe's")
+
+
+def augmented(recipe, options):
+    """Return the recipe with the command line's augmentation and drop path."""
+    augmentation = recipe.augmentation
+    if options.crop_padding is not None:
+        augmentation = dataclasses.replace(
+            augmentation, crop_scale=None, crop_padding=options.crop_padding
+        )
+    if options.no_flip:
+        augmentation = dataclasses.replace(augmentation, flip=False)
+    if options.plain:
+        augmentation = dataclasses.replace(
+            augmentation,
+            crop_scale=None,
+            rand_augment=0,
+            random_erasing=0,
+            mixup=0,
+            cutmix=0,
+            repeats=1,
+        )
+        recipe = dataclasses.replace(recipe, drop_path_rate=0.0, label_smoothing=0.0)
+    if options.drop_path_rate is not None:
+        recipe = dataclasses.replace(recipe, drop_path_rate=options.drop_path_rate)
+    return dataclasses.replace(recipe, augmentation=augmentation)
+
+
+def train(
+    options,
+    recipe,
+    build,
+    multipliers=None,
+    *,
+    class_names=None,
+    settings=None,
+    trainer=None,
+):
+    """Open the images, build and train a model, and print the result.
+
+    `class_names` are those of `data.open_source`, `settings` those of `training.Run`,
+    and `trainer` is that of `training.fit`. Returns the best validation accuracy, or
+    None in a process that does not write.
+    """
+    images = data.open_source(
+        options.data, "train", data_dir=options.data_dir, class_names=class_names
+    )
     held_out = data.open_source(
         options.data,
         "validation",
@@ -163,7 +224,7 @@ def train(options, recipe, build, multipliers=None):
     training.set_precision(options.precision)
     keras.utils.set_random_seed(options.seed)
     with training.distribute(options.distribute, options.batch_size):
-        run = training.Run(options.output, resume=options.resume)
+        run = training.Run(options.output, settings, resume=options.resume)
         model = build(len(images.class_names))
         history = training.fit(
             model,
@@ -179,9 +240,10 @@ def train(options, recipe, build, multipliers=None):
             ema_momentum=options.ema or 0.0,
             global_clipnorm=options.clip_norm,
             gradient_accumulation_steps=options.accumulate,
+            trainer=trainer,
         )
     if not run.writes:
-        return
+        return None
     best = max(history, key=lambda row: row["val_accuracy"])
     try:
         curves = printable(run.plot())
@@ -191,3 +253,4 @@ def train(options, recipe, build, multipliers=None):
         f"Best validation accuracy {best['val_accuracy']:.2%} after epoch "
         f"{best['epoch'] + 1:.0f}: {printable(run.best)}\nCurves: {curves}"
     )
+    return best["val_accuracy"]

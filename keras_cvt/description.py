@@ -5,15 +5,16 @@ asks here. The command line, exported files, pages of the Hub and checkpoints st
 the JSON form.
 """
 
+import collections
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from keras_cvt._utils import validation
+from keras_cvt._utils import graphs, validation
 from keras_cvt.config import CvTConfig
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.layers import ConvTransformerStage, ImagePreprocessing
@@ -258,9 +259,9 @@ def describe(model: keras.Model) -> ModelDescription:
     shape = images.shape if len(images.shape) == 4 else inputs[0].shape
     _, height, width, channels = shape
     in_front = [
-        operation
-        for operation, _ in _producers(inputs)
-        if not isinstance(operation, keras.layers.InputLayer)
+        node.operation
+        for node in graphs.nodes(inputs)
+        if not isinstance(node.operation, keras.layers.InputLayer)
     ][::-1]
     transform = EvalTransform(preprocessing.image_size, preprocessing.crop_ratio)
     if in_front:
@@ -312,6 +313,31 @@ def cvt_stages(model: keras.Model) -> list[ConvTransformerStage]:
     return [layer for layer in model.layers if isinstance(layer, ConvTransformerStage)]
 
 
+def token_only_stages(model: keras.Model) -> set[ConvTransformerStage]:
+    """Return the stages of which a model uses the class token but not the map.
+
+    Args:
+        model: A functional model. Those in it are searched too.
+    """
+    if not hasattr(model, "operations"):
+        return set()
+    nodes = list(graphs.nodes(keras.tree.flatten(model.outputs)))
+    calls = collections.Counter(node.operation for node in nodes)
+    read = {id(tensor) for node in nodes for tensor in node.input_tensors}
+    read |= {id(tensor) for tensor in keras.tree.flatten(model.outputs)}
+    found = set()
+    for node in nodes:
+        operation = node.operation
+        if isinstance(operation, keras.Model):
+            found |= token_only_stages(operation)
+        stage = isinstance(operation, ConvTransformerStage)
+        if stage and operation.config.cls_token and calls[operation] == 1:
+            feature_map, token = node.output_tensors[:2]
+            if id(feature_map) not in read and id(token) in read:
+                found.add(operation)
+    return found
+
+
 def config_of(stages: list[ConvTransformerStage]) -> CvTConfig:
     """Return the configuration of the network that has these stages."""
     return CvTConfig(
@@ -331,9 +357,9 @@ def find_preprocessing(
         ValueError: If the model has no such layer.
     """
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
-    for operation, inputs in _producers(outputs):
-        if isinstance(operation, ImagePreprocessing):
-            return operation, inputs
+    for node in graphs.nodes(outputs):
+        if isinstance(node.operation, ImagePreprocessing):
+            return node.operation, node.input_tensors
     raise ValueError(
         "Expected a functional CvT, as keras_cvt's builders return. "
         f"Received: model={model!r}"
@@ -352,7 +378,8 @@ def find_head(
     activations: list[str] = []
     if len(model.outputs) != 1 or len(model.outputs[0].shape) != 2:
         return None, None, None
-    for operation, inputs in _producers(model.outputs):
+    for node in graphs.nodes(model.outputs):
+        operation, inputs = node.operation, node.input_tensors
         head = isinstance(operation, keras.layers.Dense)
         found = _activation(operation)
         if found is None:
@@ -412,7 +439,8 @@ def other_layers(model: keras.Model) -> list[Any]:
     elif not last.config.cls_token:
         known["pool"] = (keras.layers.GlobalAveragePooling2D,)
     others, seen_head = [], head is None
-    for operation, _ in _producers(keras.tree.flatten(model.outputs)):
+    for node in graphs.nodes(keras.tree.flatten(model.outputs)):
+        operation = node.operation
         seen_head = seen_head or operation is head
         own = isinstance(operation, (ImagePreprocessing, ConvTransformerStage))
         own = own or isinstance(operation, known.get(operation.name, ()))
@@ -431,19 +459,3 @@ def _output_kind(activation, override):
         return "regression" if override == "regression" else "logits"
     # Only the author knows the meaning of any other activation.
     return override or "regression"
-
-
-def _producers(
-    tensors: list[keras.KerasTensor],
-) -> Iterator[tuple[Any, list[keras.KerasTensor]]]:
-    """Walk a graph from its end: yield each operation with the tensors it takes."""
-    seen, left = set(), list(tensors)
-    while left:
-        tensor = left.pop(0)
-        operation, node_index, _ = tensor._keras_history
-        if (operation, node_index) in seen:
-            continue
-        seen.add((operation, node_index))
-        inputs = list(operation._inbound_nodes[node_index].input_tensors)
-        yield operation, inputs
-        left += inputs

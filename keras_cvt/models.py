@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_cvt import profile
-from keras_cvt._utils import onednn, pipelines, tensorflow_training, validation
+from keras_cvt import intermediates, profile
+from keras_cvt._utils import graphs, onednn, pipelines, tensorflow_training, validation
 from keras_cvt.config import CvTConfig
 from keras_cvt.description import (
     OUTPUT_KINDS,
@@ -179,7 +179,7 @@ class CvTModel(keras.Model):
                     "Pyramid levels are powers of 2. "
                     f"Received: {stage.name} with a cumulative stride of {stride}"
                 )
-            feature_map = _feature_map(stage.output)
+            feature_map = graphs.node_of(self, stage).output_tensors[0]
             if len(feature_map.shape) != 4:
                 raise ValueError(
                     "Expected stages that compute maps; fuse the pyramid itself, "
@@ -189,6 +189,46 @@ class CvTModel(keras.Model):
                 )
             levels[f"P{stride.bit_length() - 1}"] = feature_map
         return levels
+
+    @property
+    def intermediate_names(self) -> list[str]:
+        """The names that `intermediates` takes, in the order of the computation.
+
+        - `"preprocessing"`, `"stage0"`, ..., `"norm"`, `"pool"`, `"head"` and other
+          layers of the model: their outputs. That of a stage is its map
+          (B, H', W', C).
+        - `"stage0/embed"`: the map of a stage's embedding (B, H', W', C).
+        - `"stage0/blocks/0"`: the tokens (B, T, C) of a block, the class token first.
+        - `"stage0/blocks/0/attention"`: the attention weights (B, heads, T, S) of a
+          block; see `keras_cvt.layers.ConvAttention`.
+        """
+        return intermediates.names(self)
+
+    def intermediates(self, names: Sequence[str]) -> keras.Model:
+        """Return a model that computes the named tensors of this network.
+
+        It shares this model's layers and weights. It is an ordinary functional model:
+        it takes images of any size that this model takes, trains, and saves and loads
+        as `.keras`. Stages that no tensor needs are not computed.
+
+        Args:
+            names: Names of `intermediate_names`.
+
+        Returns:
+            A model with the inputs of this one, whose outputs are a dict from the names
+            to the tensors.
+
+        Raises:
+            ValueError: If a name is unknown, or if it is of the inside of a fused
+                stage.
+
+        Example:
+            >>> model = keras_cvt.CvT13(weights=None)
+            >>> inside = model.intermediates(["stage0", "stage2/blocks/9/attention"])
+            >>> inside(keras.ops.ones((1, 224, 224, 3)))["stage0"].shape
+            (1, 56, 56, 64)
+        """
+        return intermediates.build(self, names)
 
     @property
     def distribute_strategy(self) -> Any:

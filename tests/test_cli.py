@@ -20,7 +20,10 @@ from keras_cvt.preprocessing import EvalTransform
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 README = Path(__file__).parent.parent / "README.md"
-COMMANDS = ("list", "info", "predict", "convert", "export", "verify", "benchmark")
+COMMANDS = (
+    *("list", "info", "predict", "explain", "embed"),
+    *("convert", "export", "verify", "benchmark"),
+)
 
 
 @pytest.fixture(scope="module")

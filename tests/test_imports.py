@@ -24,6 +24,7 @@ KERAS_METHODS = {
     "call",
     "compute_metrics",
     "compute_output_shape",
+    "compute_output_spec",
     "from_config",
     "get_config",
     "make_train_function",

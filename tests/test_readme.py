@@ -46,6 +46,7 @@ NOT_RUN = {
 # What the examples write.
 WRITTEN = (
     "all.png",
+    "why.png",
     "cvt13.tflite",
     "cvt13_folder/saved_model.pb",
     "tuned/best.keras",

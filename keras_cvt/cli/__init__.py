@@ -18,6 +18,8 @@ _COMMANDS = {
     "list": ("listing", "list the published networks and weights"),
     "info": ("info", "show the layers, parameters and MACs of a model"),
     "predict": ("predict", "classify images"),
+    "explain": ("explain", "draw what in images made the answer"),
+    "embed": ("embed", "save the features of images"),
     "convert": ("convert", "convert a checkpoint, compare and save it"),
     "export": ("deploy", "export a model to another format and verify it"),
     "verify": ("deploy", "compare an exported file with its model"),

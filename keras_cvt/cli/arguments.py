@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keras_cvt._utils.validation import ACTIVATIONS
 
+EXPLANATIONS = ("grad_cam", "attention")
 MODEL_HELP = "cvt13, cvt21, cvtw24, a config.json or a .keras file"
 
 
@@ -30,11 +31,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def add_weights(command: argparse.ArgumentParser) -> None:
     """Add the options that `loading.classifier` reads besides the model."""
-    command.add_argument(
-        "--weights",
-        help="a published tag, a checkpoint or hf://org/repo (default: imagenet, or "
-        "the weights of the .keras file)",
-    )
+    _add_weights(command)
     command.add_argument(
         "--class-names",
         "--labels",
@@ -118,13 +115,64 @@ def add_predict(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "images", nargs="+", metavar="IMAGE", help="image files or folders"
     )
-    command.add_argument(
-        "--model", default="cvt13", help=f"{MODEL_HELP} (default: cvt13)"
-    )
+    _add_default_model(command)
     add_weights(command)
     add_number(command, "--top", "number of classes per image", 5)
     add_number(command, "--batch-size", "images per step", 8)
     add_json(command)
+
+
+def add_explain(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `explain`."""
+    command.epilog = "Exit status: 0 if all images were read, 1 if some were skipped."
+    command.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files or folders"
+    )
+    command.add_argument(
+        "--method",
+        choices=EXPLANATIONS,
+        default=EXPLANATIONS[0],
+        help="grad_cam: what raises each class's score; attention: what the class "
+        "token reads, whatever the class (default: %(default)s)",
+    )
+    command.add_argument(
+        "--output",
+        default="explanation.png",
+        metavar="FILE.png",
+        help="picture to write, a row for each image (default: %(default)s)",
+    )
+    _add_default_model(command)
+    add_weights(command)
+    text = "number of classes, each with a heat map by grad_cam"
+    add_number(command, "--top", text, 3)
+    add_json(command)
+
+
+def add_embed(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `embed`."""
+    command.epilog = "Exit status: 0 if all images were read, 1 if some were skipped."
+    command.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files or folders; if it is one folder with a folder of images for "
+        "each class, the classes are saved as well",
+    )
+    command.add_argument(
+        "out",
+        metavar="FEATURES.npz",
+        help="file to write: features (N, C), paths relative to its folder, metadata, "
+        "and labels and class_names if the classes are known",
+    )
+    add_features(command)
+    add_json(command)
+
+
+def add_features(command: argparse.ArgumentParser) -> None:
+    """Add the options of a program that embeds images."""
+    _add_default_model(command)
+    _add_weights(command)
+    add_number(command, "--batch-size", "images per step", 8)
 
 
 def add_convert(command: argparse.ArgumentParser) -> None:
@@ -271,3 +319,17 @@ def add_benchmark(command: argparse.ArgumentParser) -> None:
 def _add_comparison(command):
     add_images(command, "--images", "to compare on", "8 synthetic images")
     add_json(command)
+
+
+def _add_default_model(command):
+    command.add_argument(
+        "--model", default="cvt13", help=f"{MODEL_HELP} (default: cvt13)"
+    )
+
+
+def _add_weights(command):
+    command.add_argument(
+        "--weights",
+        help="a published tag, a checkpoint or hf://org/repo (default: imagenet, or "
+        "the weights of the .keras file)",
+    )

@@ -58,6 +58,22 @@ def _unknown(name):
     )
 
 
+def network(options: argparse.Namespace) -> CvTModel:
+    """Return the model that `--model` and `--weights` describe, as it is.
+
+    Raises:
+        ValueError: If there is no such model or no such weights.
+    """
+    if not is_keras_file(options.model):
+        return _build(options.model, options.weights or "imagenet")
+    if options.weights is not None:
+        raise ValueError("A .keras file has its own weights; leave out --weights.")
+    loaded = load_file(options.model)
+    if loaded.source_weights is None:
+        loaded.source_weights = Path(options.model).name
+    return loaded
+
+
 def classifier(options: argparse.Namespace) -> CvTModel:
     """Return the classifier that `--model`, `--weights` and `--class-names` describe.
 
@@ -67,14 +83,7 @@ def classifier(options: argparse.Namespace) -> CvTModel:
     Raises:
         ValueError: If the model is not a classifier or takes other images.
     """
-    if is_keras_file(options.model):
-        if options.weights is not None:
-            raise ValueError("A .keras file has its own weights; leave out --weights.")
-        model = load_file(options.model)
-        if model.source_weights is None:
-            model.source_weights = Path(options.model).name
-    else:
-        model = _build(options.model, options.weights or "imagenet")
+    model = network(options)
     described = model.description
     if not described.is_classifier:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -9,7 +11,8 @@ from tqdm import tqdm
 from keras_cvt._utils.tables import render
 from keras_cvt.cli import image_files, loading
 from keras_cvt.data.folders import printable
-from keras_cvt.preprocessing.images import preprocess_files
+from keras_cvt.models import CvTModel
+from keras_cvt.preprocessing.images import PathLike, preprocess_files
 from keras_cvt.preprocessing.predictions import imagenet_classes
 
 
@@ -17,7 +20,7 @@ def run_predict(options: argparse.Namespace) -> int:
     """Classify images; return the exit status."""
     paths = image_files.list_paths(options.images)
     model = loading.classifier(options)
-    classes = _classes(model)
+    classes = describe_classes(model)
     results: list[dict] = []
     unreadable: list[tuple] = []
     starts = range(0, len(paths), options.batch_size)
@@ -43,7 +46,7 @@ def run_predict(options: argparse.Namespace) -> int:
     return 1 if unreadable else 0
 
 
-def _classes(model):
+def describe_classes(model: CvTModel) -> list[dict[str, str]]:
     """Return what is printed about each class: its name, and ImageNet's wnid."""
     names = model.class_names
     imagenet = imagenet_classes()
@@ -59,11 +62,25 @@ def _classify(model, classes, paths, top, unreadable):
     if not images:
         return []
     scores = model.predict(np.stack(images), verbose=0)
-    best = np.argsort(-scores, axis=-1, kind="stable")[:, :top]
+    return describe_best(readable, scores, classes, best_classes(scores, top))
+
+
+def best_classes(scores: np.ndarray, top: int) -> np.ndarray:
+    """Return the indices of the highest scores (B, classes), highest first."""
+    return np.argsort(-scores, axis=-1, kind="stable")[:, :top]
+
+
+def describe_best(
+    paths: Sequence[PathLike],
+    scores: np.ndarray,
+    classes: list[dict[str, str]],
+    best: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Return what `--json` prints of images: their paths, best classes and scores."""
     return [
         {
             "image": str(path),
             "predictions": [{**classes[i], "score": float(row[i])} for i in order],
         }
-        for path, row, order in zip(readable, scores, best, strict=True)
+        for path, row, order in zip(paths, scores, best, strict=True)
     ]

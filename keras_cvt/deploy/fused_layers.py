@@ -1,5 +1,7 @@
 """Layers of a fused CvT: the same outputs with fewer operations, inference only."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -233,8 +235,8 @@ class FusedStage(ConvTransformerStage):
         options = {"dtype": self.dtype_policy, "name": str(i)}
         return FusedBlock(self.config, self.activation, token_only, **options)
 
-    def _outputs(self, x, height, width):
-        return x[:, 0] if self.token_only else super()._outputs(x, height, width)
+    def as_outputs(self, x: Any, height: Any, width: Any) -> Any:
+        return x[:, 0] if self.token_only else super().as_outputs(x, height, width)
 
     def compute_output_shape(self, input_shape):
         output_shape = super().compute_output_shape(input_shape)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from keras_cvt.deploy.fused_layers import FusedStage
-from keras_cvt.layers import ConvTransformerStage
+from keras_cvt.description import token_only_stages
+from keras_cvt.layers import ConvTransformerStage, StageIntermediates
 
 
 def fuse(model: keras.Model) -> keras.Model:
@@ -46,7 +47,7 @@ def fuse(model: keras.Model) -> keras.Model:
     if any(isinstance(stage, FusedStage) for stage in _stages(model)):
         return model
     check_float(model)
-    token_only = _used_by_token_only(model)
+    token_only = token_only_stages(model)
 
     def clone(layer):
         kind, config = type(layer), layer.get_config()
@@ -103,6 +104,12 @@ def _stages(model):
     stages = [layer for layer in layers if isinstance(layer, ConvTransformerStage)]
     if not stages:
         raise ValueError(f"Expected a model with CvT stages. Received: model={model!r}")
+    inside = [layer for layer in layers if isinstance(layer, StageIntermediates)]
+    if inside:
+        raise ValueError(
+            "Expected a model without intermediate tensors, which a fused network does "
+            f"not compute. Received: {inside[0].name} with {inside[0].intermediates}"
+        )
     return stages
 
 
@@ -127,26 +134,6 @@ def check_float(model: keras.Model, lora: bool = True) -> None:
                 "and load it, which can merge them, or export a float32 model with "
                 f"`fuse=False`. Received: {layer.path} with lora_enabled=True"
             )
-
-
-def _used_by_token_only(model):
-    """Return the stages of which the model uses the class token but not the map."""
-    if not hasattr(model, "operations"):
-        return set()
-    read = {id(tensor) for tensor in keras.tree.flatten(model.outputs)}
-    found = set()
-    for operation in model.operations:
-        if isinstance(operation, keras.Model):
-            found |= _used_by_token_only(operation)
-        for node in operation._inbound_nodes:
-            read |= {id(tensor) for tensor in node.input_tensors}
-    for operation in model.operations:
-        stage = isinstance(operation, ConvTransformerStage)
-        if stage and operation.config.cls_token and len(operation._inbound_nodes) == 1:
-            feature_map, token = operation.output
-            if id(feature_map) not in read and id(token) in read:
-                found.add(operation)
-    return found
 
 
 def _copy(layer, copy):

@@ -9,6 +9,7 @@ from keras_cvt.layers.drop_path import DropPath
 from keras_cvt.layers.mlp import MLP
 from keras_cvt.layers.preprocessing import ImagePreprocessing
 from keras_cvt.layers.stage import ConvTransformerStage
+from keras_cvt.layers.stage_intermediates import StageIntermediates
 
 __all__ = [
     "MLP",
@@ -20,4 +21,5 @@ __all__ = [
     "ConvTransformerStage",
     "DropPath",
     "ImagePreprocessing",
+    "StageIntermediates",
 ]

@@ -57,9 +57,14 @@ class ConvAttention(Quantizable):
             with a class token.
         height: Number of rows of the feature map that the tokens come from.
         width: Number of columns of that map.
+        return_attention_scores: Whether to return the attention weights too. Defaults
+            to `False`.
 
     Returns:
-        Tokens (B, T, embed_dim).
+        Tokens (B, T, embed_dim). With `return_attention_scores=True`, a tuple of them
+        and the attention weights (B, num_heads, T, S) before dropout, in float32. S is
+        the number of positions of the keys' map, plus 1 with a class token, which
+        comes first. The weights of a query sum to 1.
 
     Raises:
         ValueError: If an argument is out of range, or if the number of tokens or
@@ -155,7 +160,7 @@ class ConvAttention(Quantizable):
             linear.build((None, None, self.embed_dim))
         self.proj.build((None, None, self.inner_dim))
 
-    def call(self, inputs, height, width, training=None):
+    def call(self, inputs, height, width, training=None, return_attention_scores=False):
         self._check_length(inputs, height, width)
         token, tokens = split_token(inputs) if self.cls_token else (None, inputs)
         feature_map = reshape(tokens, (-1, height, width, self.embed_dim))
@@ -173,26 +178,29 @@ class ConvAttention(Quantizable):
         k = self._heads(self.proj_k, k)
         v = self._heads(self.proj_v, v)
         dropped = training and self.attention_drop_rate
-        scale = self.score_scale()
-        x = None if dropped else kernels.attention(q, k, v, scale, training)
+        x = weights = None
+        if not (dropped or return_attention_scores):
+            x = kernels.attention(q, k, v, self.score_scale(), training)
         if x is None:
-            x = self._attend(*map(self._by_head, (q, k, v)))
+            x, weights = self._attend(*map(self._by_head, (q, k, v)))
         x = kernels.linear(self.proj, reshape(x, (-1, self.inner_dim)))
         x = reshape(x, (-1, size(q, 1), self.embed_dim))
-        return self.dropout(x) if self.drop_rate else x
+        x = self.dropout(x) if self.drop_rate else x
+        return (x, weights) if return_attention_scores else x
 
     def _attend(self, q, k, v):
-        """Return attention of (B, N, T, D), in the order of (B, T, N, D)."""
+        """Return attention of (B, N, T, D) as (B, T, N, D), and its weights."""
         # There are usually fewer keys than queries or scores to scale.
         k = k * self.score_scale()
         scores = ops.matmul(q, ops.swapaxes(k, -1, -2))  # (B, N, T, S)
         # A softmax over thousands of keys needs more than half precision.
-        scores = ops.softmax(ops.cast(scores, "float32"), axis=-1)
-        scores = ops.cast(scores, v.dtype)
+        weights = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+        scores = ops.cast(weights, v.dtype)
         if self.attention_drop_rate:
             scores = self.attention_dropout(scores)
         x = ops.matmul(scores, v)
-        return x if self.num_heads == 1 else ops.transpose(x, (0, 2, 1, 3))
+        x = x if self.num_heads == 1 else ops.transpose(x, (0, 2, 1, 3))
+        return x, weights
 
     def _check_length(self, inputs, height, width):
         # Otherwise `reshape` would move tokens to other images of the batch.
@@ -225,3 +233,17 @@ class ConvAttention(Quantizable):
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def compute_output_spec(
+        self, inputs, height, width, training=None, return_attention_scores=False
+    ):
+        tokens = super().compute_output_spec(inputs, height, width)
+        if not return_attention_scores:
+            return tokens
+        keys = self.conv_projections()[-1].compute_output_shape(
+            (None, height, width, self.embed_dim)
+        )
+        known = None not in keys[1:3]
+        length = keys[1] * keys[2] + self.cls_token if known else None
+        shape = (inputs.shape[0], self.num_heads, inputs.shape[1], length)
+        return tokens, keras.KerasTensor(shape, "float32")

@@ -25,7 +25,7 @@ class CvTLayer(keras.layers.Layer):
         """Return a layer that computes in this layer's precision."""
         return kind(*args, dtype=self.dtype_policy, name=name, **options)
 
-    def _run(self, layer: keras.Layer, x: Any, training: bool | None, **size: Any):
+    def _run(self, layer: keras.Layer, x: Any, training: bool | None, **options: Any):
         """Call a built sublayer of this layer.
 
         On PyTorch without `Layer.__call__`, whose checks take longer than the
@@ -34,8 +34,8 @@ class CvTLayer(keras.layers.Layer):
         """
         same = layer.compute_dtype == self.compute_dtype
         if backend.ON_TORCH and same and not backend.needs_call(layer):
-            return layer.call(x, training=training, **size)
-        return layer(x, training=training, **size)
+            return layer.call(x, training=training, **options)
+        return layer(x, training=training, **options)
 
     def get_config(self):
         own = {name: getattr(self, name) for name in self._stored}

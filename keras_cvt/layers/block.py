@@ -58,9 +58,12 @@ class ConvTransformerBlock(Quantizable):
             with a class token.
         height: Number of rows of the feature map that the tokens come from.
         width: Number of columns of that map.
+        return_attention_scores: Whether to return the attention weights too. Defaults
+            to `False`.
 
     Returns:
-        Tokens (B, T, embed_dim).
+        Tokens (B, T, embed_dim). With `return_attention_scores=True`, a tuple of them
+        and the attention weights; see `ConvAttention`.
 
     Raises:
         ValueError: If an argument is out of range, or if the number of tokens or
@@ -119,15 +122,33 @@ class ConvTransformerBlock(Quantizable):
         for layer in layers:
             layer.build(input_shape)
 
-    def call(self, inputs, height, width, training=None):
+    def call(self, inputs, height, width, training=None, return_attention_scores=False):
         x = self._run(self.norm1, inputs, training)
-        x = self._run(self.attn, x, training, height=height, width=width)
+        options = {"height": height, "width": width}
+        if return_attention_scores:
+            options["return_attention_scores"] = True
+            x, weights = self._run(self.attn, x, training, **options)
+        else:
+            x = self._run(self.attn, x, training, **options)
         x = inputs + self._run(self.drop_path, x, training)
         y = self._run(self.mlp, self._run(self.norm2, x, training), training)
-        return x + self._run(self.drop_path, y, training)
+        x = x + self._run(self.drop_path, y, training)
+        return (x, weights) if return_attention_scores else x
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+    def compute_output_spec(
+        self, inputs, height, width, training=None, return_attention_scores=False
+    ):
+        tokens = super().compute_output_spec(inputs, height, width)
+        if not return_attention_scores:
+            return tokens
+        size = {"height": height, "width": width}
+        _, weights = self.attn.compute_output_spec(
+            inputs, **size, return_attention_scores=True
+        )
+        return tokens, weights
 
     def get_config(self):
         return {

@@ -1,5 +1,6 @@
 """One stage of CvT: a convolutional token embedding and Transformer blocks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -67,14 +68,17 @@ class ConvTransformerStage(Quantizable):
 
     Call arguments:
         inputs: An image or a feature map (B, H, W, C).
+        intermediates: Names of `intermediate_names()`. Defaults to none.
 
     Returns:
         A feature map (B, H', W', embed_dim), where H' and W' are those of the
         embedding; see `ConvEmbed`. With `cls_token=True`, a tuple of that map and the
-        class token (B, embed_dim).
+        class token (B, embed_dim). With `intermediates`, a tuple of these outputs and
+        a dict of the named tensors.
 
     Raises:
-        ValueError: If an argument is out of range or the input is too small.
+        ValueError: If an argument is out of range, the input is too small or a name
+            is unknown.
 
     Example:
         >>> stage = keras_cvt.layers.ConvTransformerStage(
@@ -152,6 +156,20 @@ class ConvTransformerStage(Quantizable):
             layer for block in self.blocks.blocks for layer in block.linear_layers()
         ]
 
+    def intermediate_names(self) -> list[str]:
+        """Return the names of what `call(..., intermediates=)` can return besides.
+
+        - `"embed"`: the map (B, H', W', embed_dim) of the embedding.
+        - `"blocks/0"`, ...: the tokens (B, T, embed_dim) of each block, the class
+          token first.
+        - `"blocks/0/attention"`, ...: the attention weights (B, num_heads, T, S) of
+          each block; see `ConvAttention`.
+        """
+        blocks = [f"blocks/{i}" for i in range(self.config.depth)]
+        return ["embed"] + [
+            name for block in blocks for name in (block, f"{block}/attention")
+        ]
+
     def build(self, input_shape):
         self.compute_output_shape(input_shape)
         tokens_shape = (None, None, self.config.embed_dim)
@@ -160,16 +178,34 @@ class ConvTransformerStage(Quantizable):
             self.cls_token.build(tokens_shape)
         self.blocks.build(tokens_shape)
 
-    def call(self, inputs):
-        x = self.patch_embed(inputs)
+    def call(self, inputs, intermediates=()):
+        x = embedded = self.patch_embed(inputs)
         height, width = size(x, 1), size(x, 2)
         x = reshape(x, (-1, height * width, self.config.embed_dim))
         if self.config.cls_token:
             x = self.cls_token(x)
-        x = self.blocks(self.dropout(x), height=height, width=width)
-        return self._outputs(x, height, width)
+        x = self.dropout(x)
+        if not intermediates:
+            x = self.blocks(x, height=height, width=width)
+            return self.as_outputs(x, height, width)
+        self.check_intermediates(intermediates)
+        options = {"height": height, "width": width, "intermediates": intermediates}
+        x, found = self.blocks(x, **options)
+        found = {name: {"embed": embedded, **found}[name] for name in intermediates}
+        return self.as_outputs(x, height, width), found
 
-    def _outputs(self, x, height, width):
+    def check_intermediates(self, names: Sequence[str]) -> None:
+        """Raise ValueError unless these are names of `intermediate_names()`."""
+        unknown = [name for name in names if name not in self.intermediate_names()]
+        if self.fused or unknown:
+            known = "none, as it is fused" if self.fused else self.intermediate_names()
+            raise ValueError(
+                f"Expected intermediates of {self.name!r}: {known}. "
+                f"Received: {list(names)}"
+            )
+
+    def as_outputs(self, x: Any, height: Any, width: Any) -> Any:
+        """Return the tokens (B, T, embed_dim) of the last block as the outputs."""
         map_shape = (-1, height, width, self.config.embed_dim)
         if not self.config.cls_token:
             return reshape(x, map_shape)
@@ -181,6 +217,25 @@ class ConvTransformerStage(Quantizable):
         if self.config.cls_token:
             return map_shape, (map_shape[0], map_shape[-1])
         return map_shape
+
+    def compute_output_spec(self, inputs, intermediates=()):
+        outputs = super().compute_output_spec(inputs)
+        if not intermediates:
+            return outputs
+        self.check_intermediates(intermediates)
+        embedded = self.patch_embed.compute_output_spec(inputs)
+        batch, height, width, channels = embedded.shape
+        known = None not in (height, width)
+        length = height * width + self.config.cls_token if known else None
+        tokens = keras.KerasTensor((batch, length, channels), self.compute_dtype)
+        found = {"embed": embedded}
+        for i, block in enumerate(self.blocks.blocks):
+            found[f"blocks/{i}"], found[f"blocks/{i}/attention"] = (
+                block.compute_output_spec(
+                    tokens, height, width, return_attention_scores=True
+                )
+            )
+        return outputs, {name: found[name] for name in intermediates}
 
     def get_config(self):
         return {
@@ -207,9 +262,12 @@ class BlockStack(keras.layers.Layer):
         inputs: Tokens (B, T, C).
         height: Number of rows of the feature map that the tokens come from.
         width: Number of columns of that map.
+        intermediates: Names of `ConvTransformerStage.intermediate_names()`. Defaults
+            to none.
 
     Returns:
-        Tokens (B, T, C).
+        Tokens (B, T, C). With `intermediates`, a tuple of them and a dict of the named
+        tensors that the blocks make.
     """
 
     def __init__(self, blocks: list[ConvTransformerBlock], **kwargs: Any):
@@ -220,11 +278,19 @@ class BlockStack(keras.layers.Layer):
         for block in self.blocks:
             block.build(input_shape)
 
-    def call(self, inputs, height, width):
-        x = inputs
-        for block in self.blocks:
-            x = block(x, height=height, width=width)
-        return x
+    def call(self, inputs, height, width, intermediates=()):
+        x, found = inputs, {}
+        for i, block in enumerate(self.blocks):
+            name = f"blocks/{i}"
+            options = {"height": height, "width": width}
+            if f"{name}/attention" in intermediates:
+                x, found[f"{name}/attention"] = block(
+                    x, **options, return_attention_scores=True
+                )
+            else:
+                x = block(x, **options)
+            found[name] = x
+        return (x, found) if intermediates else x
 
     def compute_output_shape(self, input_shape):
         return input_shape

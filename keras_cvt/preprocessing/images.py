@@ -84,7 +84,7 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
     if isinstance(model_or_weights, CvTModel):
         description = model_or_weights.description
         model_or_weights, channels = description.eval_transform, description.channels
-    transformed = _transform(images, _eval_transform(model_or_weights))
+    transformed = _transform(images, find_eval_transform(model_or_weights))
     given = transformed.shape[-1]
     if None not in (channels, given) and given != channels:
         raise ValueError(
@@ -129,7 +129,8 @@ def _transform(images, transform):
     return pil.transform_pil(pil.to_pil(images), transform)[None]
 
 
-def _eval_transform(model_or_weights):
+def find_eval_transform(model_or_weights: Any) -> EvalTransform:
+    """Return the transform that the second argument of `preprocess_input` states."""
     if isinstance(model_or_weights, EvalTransform):
         return model_or_weights
     if isinstance(model_or_weights, str):

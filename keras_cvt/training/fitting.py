@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -37,6 +38,7 @@ def fit(
     seed: int = 0,
     cache: bool = False,
     verbose: int | str = "auto",
+    trainer: Callable[[CvTModel], keras.Model] | None = None,
     **compile_options: Any,
 ) -> list[dict[str, float]]:
     """Train a CvT by a recipe, write the run's folder, and resume after a kill.
@@ -67,6 +69,10 @@ def fit(
         cache: Whether to keep the encoded images in memory. Defaults to `False`.
         verbose: Argument of `keras.Model.fit`. If several processes train, only the
             first one prints. Defaults to `"auto"`.
+        trainer: Function of the compiled model. It returns the compiled model whose
+            `fit` trains that one, such as a `keras.distillation.Distiller` around it.
+            The run saves the model itself. What the trainer depends on belongs in the
+            `settings` of the run. Defaults to `None`: the model trains itself.
         **compile_options: Arguments of `Recipe.compile`, such as `multipliers`,
             `use_ema` or `global_clipnorm`.
 
@@ -129,7 +135,10 @@ def fit(
     done = run.restore(model)
     shard = distribution.process_index_and_count()
     try:
-        model.fit(
+        callbacks, trained = run.callbacks(), model
+        if trainer is not None:
+            callbacks, trained = [_CallbacksOf(model, callbacks)], trainer(model)
+        trained.fit(
             training_batches(
                 training,
                 size,
@@ -153,13 +162,29 @@ def fit(
             steps_per_epoch=steps,
             initial_epoch=done,
             epochs=recipe.total_epochs(steps),
-            callbacks=run.callbacks(),
+            callbacks=callbacks,
             verbose=verbose if run.writes else 0,
         )
         run.finish()
     finally:
         run.release()
     return run.history()
+
+
+class _CallbacksOf(keras.callbacks.CallbackList):
+    """Callbacks of a model that another model trains.
+
+    Args:
+        model: The model that the callbacks watch and save.
+        callbacks: The callbacks.
+    """
+
+    def __init__(self, model, callbacks):
+        super().__init__(callbacks)
+        super().set_model(model)
+
+    def set_model(self, model):
+        """Keep the model; `fit` passes the one that trains it."""
 
 
 def _check_types(training, validation, run):

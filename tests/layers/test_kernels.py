@@ -84,7 +84,7 @@ def test_attention_as_one_operation(num_heads):
         found = ops.dot_product_attention(q, k, v, scale=0.3)
     layer = ConvAttention(4 * num_heads, num_heads)
     layer.score_scale = lambda: 0.3
-    expected = layer._attend(*map(layer._by_head, (q, k, v)))
+    expected, _ = layer._attend(*map(layer._by_head, (q, k, v)))
     assert_close(found, ops.reshape(expected, found.shape))
 
 

@@ -1,0 +1,40 @@
+"""The graph of a functional model, from its outputs back to its inputs.
+
+A layer may belong to several graphs. What a model's own graph contains is found from
+its outputs, not from its layers.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+
+
+def nodes(tensors: Iterable[keras.KerasTensor]) -> Iterator[Any]:
+    """Walk a graph from its end.
+
+    Args:
+        tensors: Outputs of the graph.
+
+    Yields:
+        The calls that make them, each once: Keras's nodes, with `operation`,
+        `input_tensors` and `output_tensors`.
+    """
+    seen, left = set(), list(tensors)
+    while left:
+        operation, node_index, _ = left.pop(0)._keras_history
+        if (operation, node_index) in seen:
+            continue
+        seen.add((operation, node_index))
+        node = operation._inbound_nodes[node_index]
+        yield node
+        left += node.input_tensors
+
+
+def node_of(model: keras.Model, layer: keras.Layer) -> Any:
+    """Return the call of a layer in a model's graph, the last if there are several."""
+    found = (node for node in nodes(model.outputs) if node.operation is layer)
+    node = next(found, None)
+    if node is None:
+        raise ValueError(f"Expected a layer of {model.name!r}. Received: {layer!r}")
+    return node

@@ -17,6 +17,8 @@ $(VENV)/created:
 
 $(VENV)/installed: $(VENV)/created pyproject.toml
 	$(BIN)/pip install --quiet --editable ".[$(TENSORFLOW),test]"
+	# Its dependencies would add `tensorflow` to `tensorflow-cpu`.
+	$(BIN)/pip install --quiet --no-deps "keras-hub~=0.32.0"
 	touch $@
 
 $(VENV)/demo-installed: $(VENV)/created pyproject.toml

@@ -10,6 +10,7 @@ LONG = (
     "test_learning.py",
     "test_example.py",
     "test_release.py",
+    "test_dense_examples.py",
 )
 
 

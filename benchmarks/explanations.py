@@ -209,7 +209,7 @@ def rank_correlation(maps, others):
 def main():
     """Measure, print and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

@@ -89,11 +89,15 @@ class Scenes(Detections):
     def original_size(self, index):
         return self.size
 
+    def crowds(self, index):
+        return []
+
 
 class Coco(Detections):
     """Images of a JSON file in COCO's format, which is checked first.
 
-    Boxes of crowds and boxes without an area are left out.
+    Boxes without an area are left out. Boxes of crowds are not trained on, and what is
+    found in them does not count in the evaluation, as in COCO's.
 
     Args:
         folder: The folder with images/ and the JSON file.
@@ -123,6 +127,7 @@ class Coco(Detections):
         index_of = {record["id"]: index for index, record in enumerate(images)}
         self.boxes = [[] for _ in images]
         self.labels = [[] for _ in images]
+        self.crowd_boxes = [[] for _ in images]
         for record in records(content, "annotations", path, empty=True):
             index = index_of.get(record["image_id"])
             label = label_of.get(record["category_id"])
@@ -135,9 +140,15 @@ class Coco(Detections):
                     f"{path}. Received: {record[kind]!r}"
                 )
             box = self._box(record["bbox"], index)
-            if box is not None and not record.get("iscrowd"):
+            if box is not None and record.get("iscrowd"):
+                self.crowd_boxes[index].append((box, label))
+            elif box is not None:
                 self.boxes[index].append(box)
                 self.labels[index].append(label)
+        if not any(self.boxes):
+            raise ValueError(
+                f"Expected boxes that are not of crowds. Received: none in {path}"
+            )
         super().__init__(own, size, max(map(len, self.boxes)))
 
     def _box(self, bbox, index):
@@ -169,6 +180,9 @@ class Coco(Detections):
 
     def original_size(self, index):
         return self.sizes[index]
+
+    def crowds(self, index):
+        return self.crowd_boxes[index]
 
 
 def read_json(path):
@@ -345,6 +359,8 @@ def evaluate(detector, options, images):
         _, true_boxes, true_labels = images.example(index)
         for box, label in zip(true_boxes * scale, true_labels, strict=True):
             truth.append(record_of(index, box, label, id=len(truth) + 1))
+        for box, label in images.crowds(index):
+            truth.append(record_of(index, box, label, id=len(truth) + 1, iscrowd=1))
         for box, score, label in zip(boxes * scale, scores, labels, strict=True):
             found.append(record_of(index, box, label, score=float(score)))
     precision = average_precision(truth, found, len(images), images.names)

@@ -4,7 +4,16 @@ import importlib
 import warnings
 from types import ModuleType
 
-from keras_cvt import checkpoints, data, deploy, explain, hub, layers, training
+from keras_cvt import (
+    checkpoints,
+    data,
+    deploy,
+    explain,
+    features,
+    hub,
+    layers,
+    training,
+)
 from keras_cvt.builders import CvT, CvT13, CvT21, CvTSimplified, CvTW24
 from keras_cvt.config import CvTConfig, StageConfig
 from keras_cvt.models import CvTModel
@@ -27,6 +36,7 @@ __all__ = [
     "decode_predictions",
     "deploy",
     "explain",
+    "features",
     "hub",
     "layers",
     "list_models",

@@ -13,7 +13,7 @@ def names(model: keras.Model) -> list[str]:
     found = []
     for layer in _layers(model):
         if isinstance(layer, ConvTransformerStage) and not layer.fused:
-            found += [f"{layer.name}/{name}" for name in layer.intermediate_names()]
+            found += [f"{layer.name}/{name}" for name in layer.intermediate_names]
         found.append(layer.name)
     return found
 
@@ -44,7 +44,9 @@ def build(model: keras.Model, wanted: Sequence[str]) -> keras.Model:
         found[layer.name] = outputs[0] if isinstance(outputs, tuple) else outputs
         return outputs
 
-    copy = keras.models.clone_model(model, clone_function=share, call_function=call)
+    copy = keras.models.clone_model(
+        graphs.uncompiled(model), clone_function=share, call_function=call
+    )
     return keras.Model(copy.input, {name: found[name] for name in wanted})
 
 
@@ -63,7 +65,9 @@ def _check(model, wanted):
 
 def _layers(model):
     """Return the layers that a model's graph calls, first to last."""
-    nodes = graphs.nodes(model.outputs)
-    calls = [node.operation for node in nodes][::-1]
-    layers = (x for x in calls if not isinstance(x, keras.layers.InputLayer))
-    return list(dict.fromkeys(layers))
+    called = {node.operation for node in graphs.nodes(model.outputs)}
+    return [
+        operation
+        for operation in model.operations
+        if operation in called and not isinstance(operation, keras.layers.InputLayer)
+    ]

@@ -297,6 +297,13 @@ def test_boxes_are_scaled_with_their_image_and_crowds_left_out(tmp_path, example
     _, target = images[0]
     np.testing.assert_allclose(target["boxes"], [[3, 4, 12, 12], [0, 0, 36, 16]])
     np.testing.assert_array_equal(target["labels"], [1, 0])
+    # In the evaluation, what is found in a crowd does not count.
+    ((crowd, label),) = images.crowds(0)
+    assert (crowd.tolist(), label) == ([1, 2, 4, 6], 1)
+    annotations = box(iscrowd=1)
+    (tmp_path / "train.json").write_text(json.dumps(coco(annotations=annotations)))
+    with pytest.raises(ValueError, match="boxes that are not of crowds"):
+        examples("detect").Coco(tmp_path, "train", (16, 36))
 
 
 def test_precision_is_that_of_coco(examples):

@@ -1,6 +1,7 @@
 """The features of images: what the head of a network takes."""
 
 import hashlib
+import shutil
 
 import keras
 import numpy as np
@@ -171,6 +172,30 @@ def test_a_file_says_what_made_it_and_moves_with_its_images(model, paths, tmp_pa
         "image_size": [16, 16],
         "crop_ratio": None,
     }
+
+
+def test_labels_need_no_names(model, paths, tmp_path):
+    labels = list(range(len(paths)))
+    found, _ = embed_files(model, paths, labels=labels)
+    found.save(tmp_path / "features.npz")
+    loaded = ImageFeatures.load(tmp_path / "features.npz")
+    np.testing.assert_array_equal(loaded.labels, labels)
+    assert loaded.class_names is None
+    with pytest.raises(ValueError, match="a label for each image"):
+        embed_files(model, paths, labels=labels[:-1])
+
+
+def test_a_folder_behind_a_link_moves_with_its_images(model, paths, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    photo = tmp_path / "link" / "a.png"
+    shutil.copy(paths[0], photo)
+    found, _ = embed_files(model, [photo])
+    found.save(tmp_path / "link" / "features.npz")
+    (tmp_path / "link").unlink()
+    (tmp_path / "real").rename(tmp_path / "moved")
+    loaded = ImageFeatures.load(tmp_path / "moved" / "features.npz")
+    assert loaded.paths[0].samefile(tmp_path / "moved" / "a.png")
 
 
 def test_paths_that_are_not_utf8_survive(model, paths, tmp_path):

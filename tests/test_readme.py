@@ -42,6 +42,9 @@ NOT_RUN = {
     "pip install": "downloads packages",
     "make": "creates an environment of its own; `make test` is what runs this test, "
     "and tests/test_examples.py runs the demo",
+    "python examples/segment.py": "trains for minutes; tests/test_dense_examples.py "
+    "runs it with fewer images",
+    "python examples/detect.py": "likewise",
 }
 # What the examples write.
 WRITTEN = (

@@ -31,6 +31,20 @@ def nodes(tensors: Iterable[keras.KerasTensor]) -> Iterator[Any]:
         left += node.input_tensors
 
 
+def uncompiled(model: keras.Model) -> keras.Model:
+    """Return a model of the same graph that was not compiled.
+
+    Keras clones a compiled model with its loss and optimizer, which fails for a loss
+    that is not registered with Keras. A class with its own constructor is returned as
+    it is.
+    """
+    functional = type(keras.Model(model.input, model.output))
+    kind = type(model)
+    if not model.compiled or kind.__init__ is not functional.__init__:
+        return model
+    return kind(model.input, model.output, name=model.name)
+
+
 def node_of(model: keras.Model, layer: keras.Layer) -> Any:
     """Return the call of a layer in a model's graph, the last if there are several."""
     found = (node for node in nodes(model.outputs) if node.operation is layer)

@@ -145,6 +145,7 @@ def add_explain(command: argparse.ArgumentParser) -> None:
     add_weights(command)
     text = "number of classes, each with a heat map by grad_cam"
     add_number(command, "--top", text, 3)
+    add_number(command, "--batch-size", "images per step", 8)
     add_json(command)
 
 

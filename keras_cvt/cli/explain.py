@@ -17,6 +17,7 @@ from keras_cvt.preprocessing.images import preprocess_files
 # Inches of one photo or heat map.
 _CELL = 3.0
 _LONGEST_NAME = 28
+_MOST_IMAGES = 50
 
 
 def run_explain(options: argparse.Namespace) -> int:
@@ -29,15 +30,28 @@ def run_explain(options: argparse.Namespace) -> int:
     # Before the model is loaded, because matplotlib is optional.
     figure = plots.new_figure()
     paths = image_files.list_paths(options.images)
+    if len(paths) > _MOST_IMAGES:
+        raise ValueError(
+            f"Expected at most {_MOST_IMAGES} images, since each is a row of the "
+            f"picture. Received: {len(paths)}"
+        )
     model = loading.classifier(options)
     images, readable, unreadable = preprocess_files(paths, model)
     image_files.print_skipped(unreadable)
     if images:
-        batch = np.stack(images)
-        scores = model.predict(batch, verbose=0)
+        scores = model.predict(np.stack(images), options.batch_size, verbose=0)
         best = best_classes(scores, options.top)
         answers = describe_best(readable, scores, describe_classes(model), best)
-        maps = _heat_maps(model, batch, best, options.method)
+        parts = [
+            slice(start, start + options.batch_size)
+            for start in range(0, len(images), options.batch_size)
+        ]
+        maps = np.concatenate(
+            [
+                _heat_maps(model, np.stack(images[part]), best[part], options.method)
+                for part in parts
+            ]
+        )
         _draw(figure, model, readable, answers, maps, options.method)
         plots.save_png(figure, output)
         if options.json:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from keras_cvt._utils import graphs
 from keras_cvt.deploy.fused_layers import FusedStage
 from keras_cvt.description import token_only_stages
 from keras_cvt.layers import ConvTransformerStage, StageIntermediates
@@ -33,8 +34,8 @@ def fuse(model: keras.Model) -> keras.Model:
 
     Returns:
         A new functional model of the same class, with the same inputs and outputs
-        and copies of all weights. It saves and loads as `.keras`. Its stages are
-        frozen. A model that is fused already is returned as it is.
+        and copies of all weights, not compiled. It saves and loads as `.keras`. Its
+        stages are frozen. A model that is fused already is returned as it is.
 
     Raises:
         ValueError: If `model` is not a functional model, has no CvT stage, or has
@@ -83,7 +84,10 @@ def copy_layers(
         return (outputs, outputs) if alone else outputs
 
     copied = keras.models.clone_model(
-        model, clone_function=remember, call_function=call, recursive=True
+        graphs.uncompiled(model),
+        clone_function=remember,
+        call_function=call,
+        recursive=True,
     )
     for layer, copy in copies.items():
         if copy in to_fold:

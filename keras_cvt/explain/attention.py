@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_cvt._utils.gradients import untracked
+from keras_cvt._utils.user_warnings import warn
 from keras_cvt.explain import geometry, networks
 from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing.arrays import to_numpy
@@ -164,6 +165,9 @@ def class_token_map(model: CvTModel, images: Any, upsample: bool = True) -> np.n
         ValueError: If it is fused, if the images do not fit, or if the last stage has
             no class token.
 
+    Warns:
+        UserWarning: If the class token of an image reads nothing. Its map is then 0.
+
     Reference:
         Abnar and Zuidema, "Quantifying Attention Flow in Transformers",
         arXiv 2005.00928, in which both parts count one half.
@@ -183,23 +187,31 @@ def class_token_map(model: CvTModel, images: Any, upsample: bool = True) -> np.n
     read = np.zeros((len(images), 1 + grid[0] * grid[1]), "float32")
     read[:, 0] = 1
     for block, tokens in zip(blocks[::-1], inputs[-2::-1], strict=True):
-        weights, kept = _read(block, tokens, grid)
-        keys_read = np.einsum("bt,bts->bs", read * (1 - kept), weights)
+        weights, kept, added = _read(block, tokens, grid)
+        keys_read = np.einsum("bt,bts->bs", read * added, weights)
         on_keys = keys_read[:, 1:].reshape(-1, len(rows), len(columns))
         positions = (rows.T @ on_keys @ columns).reshape(len(read), -1)
         read = read * kept + np.concatenate([keys_read[:, :1], positions], axis=1)
-    heat = read[:, 1:] / read[:, 1:].sum(axis=1, keepdims=True)
-    heat = heat.reshape(-1, *grid)
+    heat = read[:, 1:]
+    total = heat.sum(axis=1, keepdims=True)
+    if not total.all():
+        warn(
+            "The class token reads nothing; the map is 0. "
+            f"Images {np.flatnonzero(total == 0).tolist()}."
+        )
+    heat = (heat / np.where(total > 0, total, 1)).reshape(-1, *grid)
     if not upsample:
         return heat
-    return geometry.upsample(heat, model.cvt_config.stages, *image_size)
+    heat = geometry.upsample(heat, model.cvt_config.stages, *image_size)
+    return networks.at_size_of(images, model, heat)
 
 
 def _read(block, tokens, grid):
     """Return what a block's tokens read of its keys, and what they keep of themselves.
 
     Returns:
-        The heads' mean weights (B, T, S), and the residual's share (B, T) in 0-1.
+        The heads' mean weights (B, T, S), and the shares (B, T) of the residual and of
+        the attention's output, which sum to 1.
     """
     height, width = grid
     with untracked():
@@ -213,5 +225,6 @@ def _read(block, tokens, grid):
     squares = [
         (to_numpy(x).astype("float32") ** 2).sum(axis=-1) for x in (tokens, added)
     ]
-    kept = squares[0] / np.maximum(sum(squares), np.finfo("float32").tiny)
-    return to_numpy(weights).astype("float32").mean(axis=1), kept
+    total = np.maximum(sum(squares), np.finfo("float32").tiny)
+    weights = to_numpy(weights).astype("float32").mean(axis=1)
+    return weights, squares[0] / total, squares[1] / total

@@ -68,6 +68,15 @@ def upsample(
     return rows @ maps @ columns.T
 
 
+def resize(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Stretch maps (B, h, w) to (B, height, width)."""
+    rows, columns = (
+        interpolation((np.arange(new) + 0.5) * (old / new) - 0.5, old)
+        for old, new in zip(maps.shape[1:], (height, width), strict=True)
+    )
+    return rows @ maps @ columns.T
+
+
 def key_shares(projection: ConvProjection, size: int) -> np.ndarray:
     """Return the positions that stand for each key, along one axis.
 

@@ -13,6 +13,8 @@ from keras_cvt.explain import geometry, networks
 from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing.arrays import to_numpy
 
+_SCALE = 1024
+
 
 def grad_cam(
     model: CvTModel,
@@ -79,8 +81,11 @@ def grad_cam(
     def scores(tokens):
         return score_all(rest(tokens))
 
-    classes = _classes(model, class_index, to_numpy(scores(tokens)))
-    chosen = np.eye(model.classes, dtype="float32")[classes]
+    classes = _classes(model, class_index, len(images))
+    if classes is None:
+        classes = to_numpy(scores(tokens)).argmax(axis=-1)
+    # The map's size does not matter, and float16 has no small gradients.
+    chosen = _SCALE * np.eye(model.classes, dtype="float32")[classes]
 
     def score(tokens):
         return ops.sum(ops.multiply(ops.cast(scores(tokens), "float32"), chosen))
@@ -104,7 +109,8 @@ def grad_cam(
         )
     if not upsample:
         return cam
-    return geometry.upsample(cam, model.cvt_config.stages[: index + 1], *size)
+    cam = geometry.upsample(cam, model.cvt_config.stages[: index + 1], *size)
+    return networks.at_size_of(images, model, cam)
 
 
 def _cut(model, stage, images):
@@ -129,8 +135,8 @@ def _cut(model, stage, images):
     return tokens, rest, grid, image_size
 
 
-def _classes(model, class_index, scores):
-    """Return the index of the class of each image."""
+def _classes(model, class_index, count):
+    """Return the index of the class of each image, or None for the best ones."""
     if class_index is None:
         if model.classes > 1 and not model.description.is_classifier:
             raise ValueError(
@@ -138,12 +144,12 @@ def _classes(model, class_index, scores):
                 f"Received: class_index=None for {model.classes} outputs of the kind "
                 f"{model.output_kind!r}"
             )
-        return scores.argmax(axis=-1)
+        return None
     classes = np.asarray(class_index)
-    fits = classes.dtype.kind in "iu" and classes.shape in ((), (len(scores),))
+    fits = classes.dtype.kind in "iu" and classes.shape in ((), (count,))
     if not fits or ((classes < 0) | (classes >= model.classes)).any():
         raise ValueError(
             f"Expected `class_index` of 0 to {model.classes - 1}: one integer, or one "
-            f"for each of the {len(scores)} images. Received: {class_index!r}"
+            f"for each of the {count} images. Received: {class_index!r}"
         )
-    return np.broadcast_to(classes, len(scores))
+    return np.broadcast_to(classes, count)

@@ -11,12 +11,22 @@ import numpy as np
 from keras_cvt._utils import graphs
 from keras_cvt._utils.gradients import untracked
 from keras_cvt.description import find_head, find_preprocessing
+from keras_cvt.explain import geometry
 from keras_cvt.layers import ConvTransformerStage
 from keras_cvt.models import CvTModel
 
 # Model -> name of a part -> the part. Building one adds calls to the model's layers, so
 # that each is built once.
 _PARTS: weakref.WeakKeyDictionary[keras.Model, dict] = weakref.WeakKeyDictionary()
+
+
+# Layers that do not move what an image shows, but for its size.
+_STRETCHING = (
+    keras.layers.InputLayer,
+    keras.layers.Resizing,
+    keras.layers.Rescaling,
+    keras.layers.Normalization,
+)
 
 
 def check(model: Any, images: Any) -> None:
@@ -108,6 +118,29 @@ def block_inputs(
     return tokens, (height, width), found["images"].shape[1:3]
 
 
+def at_size_of(images: Any, model: CvTModel, maps: np.ndarray) -> np.ndarray:
+    """Bring maps (B, H, W) of the network's images to the size of the model's images.
+
+    Raises:
+        ValueError: If a layer in front may keep only a part of the images.
+    """
+    size = tuple(images.shape[1:3])
+    if maps.shape[1:] == size:
+        return maps
+    _, entering = find_preprocessing(model)
+    for node in graphs.nodes(entering):
+        layer = node.operation
+        keeps_aspect = getattr(layer, "crop_to_aspect_ratio", False)
+        keeps_aspect |= getattr(layer, "pad_to_aspect_ratio", False)
+        if keeps_aspect or not isinstance(layer, _STRETCHING):
+            raise ValueError(
+                "Expected layers in front of the network that keep the images' size or "
+                "stretch them; pass `upsample=False` for the tokens' own grid. "
+                f"Received: {layer.name!r} ({type(layer).__name__})"
+            )
+    return geometry.resize(maps, *size)
+
+
 def scores(model: CvTModel, stage: ConvTransformerStage) -> Callable[[list], Any]:
     """Return the function from a stage's outputs to the scores (B, classes).
 
@@ -119,10 +152,10 @@ def scores(model: CvTModel, stage: ConvTransformerStage) -> Callable[[list], Any
     """
     head, activation, _ = find_head(model)
     assert head is not None, "the caller has looked"
-    linear = activation in ("softmax", "sigmoid")
+    to_logits = activation in ("softmax", "sigmoid")
 
     def build():
-        scored = model.with_activation(None) if linear else model
+        scored = model.with_activation(None) if to_logits else model
         node = graphs.node_of(scored, stage)
         try:
             return keras.Model(node.output_tensors, scored.output)
@@ -133,10 +166,10 @@ def scores(model: CvTModel, stage: ConvTransformerStage) -> Callable[[list], Any
                 "layers also read what earlier ones computed"
             ) from error
 
-    # Quantization changes the head's variables.
-    rest = _part(model, (stage.name, head.quantization_mode), build)
+    # Another activation, quantization and LoRA change what the part has of the head.
+    rest = _part(model, (stage.name, str(head.get_config())), build)
     copied, _, _ = find_head(rest)
-    if linear and copied is not None:
+    if to_logits and copied is not None:
         # It has the head's weights of when the part was built.
         copied.set_weights(head.get_weights())
     return functools.partial(rest, training=False)

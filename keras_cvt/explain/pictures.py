@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cvt.explain.geometry import interpolation
+from keras_cvt.explain.geometry import interpolation, resize
 from keras_cvt.preprocessing import pil
 from keras_cvt.preprocessing.arrays import is_array, to_numpy, to_pixels
 from keras_cvt.preprocessing.images import find_eval_transform
@@ -33,9 +33,10 @@ def to_photo(
 
     Raises:
         TypeError: If `model_or_weights` is of another type.
-        ValueError: If the heat map is not (H, W), or a size is not positive.
+        ValueError: If the heat map is not (H, W) or contains NaN, or if a size is not
+            positive.
     """
-    heat = _heat(heat_map)
+    heat = _without_nan(_heat(heat_map))
     height, width = photo_size
     if height < 1 or width < 1:
         raise ValueError(
@@ -69,7 +70,8 @@ def overlay(
 
     Args:
         image: One picture: a path, a PIL image, or an array (H, W, 3) of 0-255.
-        heat_map: (H, W) with values of at least 0, or one of `to_photo`.
+        heat_map: (H, W) with values of at least 0, or one of `to_photo` of the
+            picture's size.
         model_or_weights: As for `keras_cvt.preprocess_input`, which made the network's
             image of this photo. Defaults to `None`: the heat map covers the picture.
         opacity: How much the hottest position hides of the picture, in (0, 1].
@@ -104,11 +106,7 @@ def overlay(
     if model_or_weights is not None:
         heat = to_photo(heat, size, model_or_weights)
     elif heat.shape != size:
-        rows, columns = (
-            interpolation((np.arange(new) + 0.5) * (old / new) - 0.5, old)
-            for old, new in zip(heat.shape, size, strict=True)
-        )
-        heat = rows @ heat @ columns.T
+        heat = resize(_without_nan(heat)[None], *size)[0]
     cropped = np.isnan(heat)
     hottest = maximum or np.nanmax(heat) or 1.0
     heat = np.clip(np.where(cropped, 0, heat) / hottest, 0, 1)
@@ -121,6 +119,16 @@ def overlay(
     grey = pixels.mean(axis=-1, keepdims=True) * _CROPPED
     drawn = np.where(cropped[..., None], grey, drawn)
     return np.round(drawn).astype("uint8")
+
+
+def _without_nan(heat):
+    if np.isnan(heat).any():
+        raise ValueError(
+            "Expected a heat map of the network's image. `to_photo` gives maps with "
+            "NaN, which `overlay` takes with a picture of their size and without "
+            f"`model_or_weights`. Received: NaN in a map of shape {heat.shape}"
+        )
+    return heat
 
 
 def _heat(heat_map):

@@ -64,7 +64,9 @@ class ImageFeatures:
         """
         path = check_npz(path)
         folder = os.path.realpath(path.parent)
-        relative = [os.path.relpath(os.path.abspath(p), folder) for p in self.paths]
+        # Of the image itself, only its folder: the image may be a link.
+        real = [Path(os.path.realpath(p.parent)) / p.name for p in self.paths]
+        relative = [os.path.relpath(p, folder) for p in real]
         arrays = {
             "features": self.features,
             "paths": np.array([Path(p).as_posix() for p in relative], "str"),
@@ -72,6 +74,7 @@ class ImageFeatures:
         }
         if self.labels is not None:
             arrays["labels"] = self.labels
+        if self.class_names is not None:
             arrays["class_names"] = np.array(self.class_names, "str")
         # mypy takes the arrays for the argument `allow_pickle`.
         write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore
@@ -148,6 +151,11 @@ def embed_files(
             can be read, or if an argument is out of range.
     """
     validation.check_int(1, batch_size=batch_size)
+    if labels is not None and len(labels) != len(paths):
+        raise ValueError(
+            f"Expected a label for each image. Received: {len(labels)} labels for "
+            f"{len(paths)} images"
+        )
     model.description.check_photos()
     extractor = feature_extractor(model)
     features: list[np.ndarray] = []

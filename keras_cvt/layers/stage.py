@@ -68,7 +68,7 @@ class ConvTransformerStage(Quantizable):
 
     Call arguments:
         inputs: An image or a feature map (B, H, W, C).
-        intermediates: Names of `intermediate_names()`. Defaults to none.
+        intermediates: Names of `intermediate_names`. Defaults to `()`.
 
     Returns:
         A feature map (B, H', W', embed_dim), where H' and W' are those of the
@@ -156,8 +156,9 @@ class ConvTransformerStage(Quantizable):
             layer for block in self.blocks.blocks for layer in block.linear_layers()
         ]
 
+    @property
     def intermediate_names(self) -> list[str]:
-        """Return the names of what `call(..., intermediates=)` can return besides.
+        """The names of what `call(..., intermediates=)` can return besides.
 
         - `"embed"`: the map (B, H', W', embed_dim) of the embedding.
         - `"blocks/0"`, ...: the tokens (B, T, embed_dim) of each block, the class
@@ -195,10 +196,10 @@ class ConvTransformerStage(Quantizable):
         return self.as_outputs(x, height, width), found
 
     def check_intermediates(self, names: Sequence[str]) -> None:
-        """Raise ValueError unless these are names of `intermediate_names()`."""
-        unknown = [name for name in names if name not in self.intermediate_names()]
+        """Raise ValueError unless these are names of `intermediate_names`."""
+        unknown = [name for name in names if name not in self.intermediate_names]
         if self.fused or unknown:
-            known = "none, as it is fused" if self.fused else self.intermediate_names()
+            known = "none, as it is fused" if self.fused else self.intermediate_names
             raise ValueError(
                 f"Expected intermediates of {self.name!r}: {known}. "
                 f"Received: {list(names)}"
@@ -262,8 +263,8 @@ class BlockStack(keras.layers.Layer):
         inputs: Tokens (B, T, C).
         height: Number of rows of the feature map that the tokens come from.
         width: Number of columns of that map.
-        intermediates: Names of `ConvTransformerStage.intermediate_names()`. Defaults
-            to none.
+        intermediates: Names of `ConvTransformerStage.intermediate_names`. Defaults
+            to `()`.
 
     Returns:
         Tokens (B, T, C). With `intermediates`, a tuple of them and a dict of the named
@@ -289,7 +290,8 @@ class BlockStack(keras.layers.Layer):
                 )
             else:
                 x = block(x, **options)
-            found[name] = x
+            if name in intermediates:
+                found[name] = x
         return (x, found) if intermediates else x
 
     def compute_output_shape(self, input_shape):

@@ -17,7 +17,7 @@ class StageIntermediates(keras.layers.Layer):
 
     Args:
         stage: The stage. It is shared, not copied.
-        intermediates: Names of `stage.intermediate_names()`.
+        intermediates: Names of `stage.intermediate_names`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:

@@ -69,8 +69,9 @@ def fit(
         cache: Whether to keep the encoded images in memory. Defaults to `False`.
         verbose: Argument of `keras.Model.fit`. If several processes train, only the
             first one prints. Defaults to `"auto"`.
-        trainer: Function of the compiled model. It returns the compiled model whose
-            `fit` trains that one, such as a `keras.distillation.Distiller` around it.
+        trainer: Function of the compiled model. It returns the model whose `fit` trains
+            that one, compiled with `model.optimizer`, such as a
+            `keras.distillation.Distiller` around it.
             The run saves the model itself. What the trainer depends on belongs in the
             `settings` of the run. Defaults to `None`: the model trains itself.
         **compile_options: Arguments of `Recipe.compile`, such as `multipliers`,
@@ -138,6 +139,12 @@ def fit(
         callbacks, trained = run.callbacks(), model
         if trainer is not None:
             callbacks, trained = [_CallbacksOf(model, callbacks)], trainer(model)
+            if trained.optimizer is not model.optimizer:
+                raise ValueError(
+                    "Expected `trainer` to return a model that is compiled with "
+                    "`model.optimizer`, which has the recipe's schedule and which the "
+                    f"run saves. Received: {trained.optimizer!r}"
+                )
         trained.fit(
             training_batches(
                 training,

@@ -177,4 +177,33 @@ def test_layers_in_front_are_passed():
     inputs = keras.Input((None, None, 3))
     resized = keras.layers.Resizing(40, 56)(inputs)
     model = network(input_tensor=resized, input_shape=None)
-    assert class_token_map(model, images(height=80, width=80)).shape == (2, 40, 56)
+    found = class_token_map(model, images(height=80, width=80))
+    assert found.shape == (2, 80, 80)
+    plain = network()
+    plain.set_weights(model.get_weights())
+    resized = to_numpy(keras.layers.Resizing(40, 56)(images(height=80, width=80)))
+    expected = geometry.resize(class_token_map(plain, resized), 80, 80)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # A crop moves what the image shows.
+    cropped = keras.layers.CenterCrop(40, 56)(inputs)
+    model = network(input_tensor=cropped, input_shape=None)
+    with pytest.raises(ValueError, match="stretch them.*CenterCrop"):
+        class_token_map(model, images(height=80, width=80))
+    grid = class_token_map(model, images(height=80, width=80), upsample=False)
+    assert grid.shape == (2, 5, 7)
+
+
+def test_a_model_that_was_compiled_with_a_loss_of_ones_own():
+    model = network()
+    model.compile("adam", loss=lambda y, p: keras.ops.mean(y - p))
+    assert class_token_map(model, images()).shape == (2, 40, 56)
+    assert deploy.fuse(model).stages[-1].fused
+
+
+def test_attention_that_adds_nothing_is_a_map_of_zeros_and_a_warning():
+    model = network()
+    for block in model.stages[-1].blocks.blocks:
+        block.attn.proj.set_weights([0 * w for w in block.attn.proj.get_weights()])
+    with pytest.warns(UserWarning, match=r"reads nothing.*Images \[0, 1\]"):
+        found = class_token_map(model, images())
+    assert not found.any()

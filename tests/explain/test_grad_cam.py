@@ -114,11 +114,35 @@ def test_a_head_that_learned_gives_another_map():
     np.testing.assert_allclose(moved, grad_cam(model, images(), 0), atol=1e-6)
 
 
+def test_a_head_that_changed_its_kind_gives_its_own_map():
+    model = network(classifier_activation="softmax")
+    expected = grad_cam(model, images(), 1)
+    head = model.get_layer("head")
+    head.activation = keras.activations.linear
+    np.testing.assert_allclose(grad_cam(model, images(), 1), expected, atol=1e-5)
+    head.set_weights([np.roll(w, 1, axis=-1) for w in head.get_weights()])
+    np.testing.assert_allclose(grad_cam(model, images(), 2), expected, atol=1e-5)
+    head.enable_lora(2)
+    np.testing.assert_allclose(grad_cam(model, images(), 2), expected, atol=1e-5)
+
+
+def test_small_gradients_count_in_float16():
+    model, half = network(), network(policy="mixed_float16")
+    for each in (model, half):
+        head = each.get_layer("head")
+        head.set_weights([1e-6 * w for w in head.get_weights()])
+    expected = grad_cam(model, images(), 1)
+    found = grad_cam(half, images(), 1)
+    correlation = np.corrcoef(expected.ravel(), found.ravel())[0, 1]
+    assert correlation > 0.99
+
+
 def test_quantized_and_half_precision_networks_have_close_maps():
     model = network()
     expected = grad_cam(model, images(), 1)
     half = network(policy="mixed_bfloat16")
     assert np.abs(grad_cam(half, images(), 1) - expected).mean() < 0.05
+    assert expected.mean() > 0.1
     model.quantize("int8")
     assert np.abs(grad_cam(model, images(), 1) - expected).mean() < 0.05
 

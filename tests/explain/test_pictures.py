@@ -171,6 +171,22 @@ def test_bad_pictures_and_maps_are_refused(arguments, message):
         overlay(**{**good, **arguments})
 
 
+def test_maps_that_are_in_the_photo_already_are_drawn_as_they_are():
+    transform = EvalTransform((16, 16), 0.875)
+    heat = to_photo(np.ones((16, 16)), (20, 40), transform)
+    photo = np.full((20, 40, 3), 200, "uint8")
+    drawn = overlay(photo, heat)
+    assert (drawn[0, 0] == 80).all()
+    assert (drawn[10, 20] != 200).any()
+    for call in (
+        lambda: overlay(photo[:10], heat),
+        lambda: overlay(photo, heat, transform),
+        lambda: to_photo(heat, (20, 40), transform),
+    ):
+        with pytest.raises(ValueError, match=r"NaN in a map of shape \(20, 40\)"):
+            call()
+
+
 def test_bad_files_and_transforms_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         overlay(tmp_path / "none.jpg", np.zeros((4, 4)))

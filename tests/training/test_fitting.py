@@ -94,6 +94,16 @@ def test_a_recipe_does_not_train_with_another_drop_path(photos, tmp_path, rate):
     assert not (tmp_path / "run" / "last.keras").exists()
 
 
+def test_a_trainer_has_the_recipes_optimizer(photos, tmp_path):
+    def trainer(model):
+        other = keras.Model(model.input, model.output)
+        other.compile("adam", "mse")
+        return other
+
+    with pytest.raises(ValueError, match="compiled with `model.optimizer`"):
+        fit(training.Run(tmp_path / "run"), photos, trainer=trainer)
+
+
 @pytest.mark.parametrize("rate", [0.3, None])
 def test_run_json_and_the_network_have_the_same_drop_path(photos, tmp_path, rate):
     recipe = dataclasses.replace(RECIPE, drop_path_rate=rate, steps=2)

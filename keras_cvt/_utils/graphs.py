@@ -10,19 +10,26 @@ from typing import Any
 import keras
 
 
-def nodes(tensors: Iterable[keras.KerasTensor]) -> Iterator[Any]:
+def nodes(
+    tensors: Iterable[keras.KerasTensor], given: Iterable[keras.KerasTensor] = ()
+) -> Iterator[Any]:
     """Walk a graph from its end.
 
     Args:
         tensors: Outputs of the graph.
+        given: Tensors at which the walk ends. Defaults to none.
 
     Yields:
         The calls that make them, each once: Keras's nodes, with `operation`,
         `input_tensors` and `output_tensors`.
     """
     seen, left = set(), list(tensors)
+    ends = {id(tensor) for tensor in given}
     while left:
-        operation, node_index, _ = left.pop(0)._keras_history
+        tensor = left.pop(0)
+        if id(tensor) in ends:
+            continue
+        operation, node_index, _ = tensor._keras_history
         if (operation, node_index) in seen:
             continue
         seen.add((operation, node_index))

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import keras
@@ -60,6 +61,10 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.skipif(
+    version("jax").startswith("0.4."),
+    reason='jax 0.4 can end two processes that start at once ("EnforceNotMet")',
+)
 def test_two_jax_processes_with_two_devices_each_equal_one_device(images, tmp_path):
     finished(start("jax", "none", images, tmp_path / "one", "average"))
     network = {

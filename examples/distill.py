@@ -197,7 +197,7 @@ def main():
         )
     recipe = training.PRETRAINING.get(options.model, training.PRETRAINING["cvt13"])
     recipe = common.augmented(common.override(recipe, options), options)
-    build = common.builder(options.model)
+    build = common.from_scratch(options, recipe)
     teacher = load_teacher(options)
     found = data.open_source(
         options.data, "train", data_dir=options.data_dir, check_images=False
@@ -213,12 +213,7 @@ def main():
         return common.train(
             options,
             recipe,
-            lambda classes: build(
-                weights=None,
-                classes=classes,
-                classifier_activation=None,
-                drop_path_rate=recipe.drop_path_rate,
-            ),
+            build,
             class_names=class_names,
             **arguments,
         )

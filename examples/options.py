@@ -130,6 +130,17 @@ def builder(name):
     )
 
 
+def from_scratch(options, recipe):
+    """Return a function from a number of classes to a network with fresh weights."""
+    build = builder(options.model)
+    return lambda classes: build(
+        weights=None,
+        classes=classes,
+        classifier_activation=None,
+        drop_path_rate=recipe.drop_path_rate,
+    )
+
+
 def override(recipe, options):
     """Return the recipe with the command line's changes."""
     changes = {}

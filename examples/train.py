@@ -21,17 +21,7 @@ def main():
     recipe = training.PRETRAINING.get(options.model, training.PRETRAINING["cvt13"])
     recipe = common.augmented(common.override(recipe, options), options)
 
-    build = common.builder(options.model)
-    common.train(
-        options,
-        recipe,
-        lambda classes: build(
-            weights=None,
-            classes=classes,
-            classifier_activation=None,
-            drop_path_rate=recipe.drop_path_rate,
-        ),
-    )
+    common.train(options, recipe, common.from_scratch(options, recipe))
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ def test_a_bad_json_is_refused(case, tmp_path, examples):
     write_pair(tmp_path, "a", None)
     (tmp_path / "train.json").write_text(json.dumps(coco(**changes)))
     with pytest.raises(ValueError, match=message):
-        examples("detect").Coco(tmp_path, "train", (16, 24))
+        examples("detection_data").Coco(tmp_path, "train", (16, 24))
 
 
 def test_boxes_are_scaled_with_their_image_and_crowds_left_out(tmp_path, examples):
@@ -292,7 +292,7 @@ def test_boxes_are_scaled_with_their_image_and_crowds_left_out(tmp_path, example
     annotations = [*box(), *box(iscrowd=1), *box(bbox=[1, 1, 0, 3])]
     annotations += box(category_id=2, bbox=[0, 0, 12.4, 8])
     (tmp_path / "train.json").write_text(json.dumps(coco(annotations=annotations)))
-    images = examples("detect").Coco(tmp_path, "train", (16, 36))
+    images = examples("detection_data").Coco(tmp_path, "train", (16, 36))
     assert images.names == ("dog", "cat")
     _, target = images[0]
     np.testing.assert_allclose(target["boxes"], [[3, 4, 12, 12], [0, 0, 36, 16]])
@@ -303,7 +303,7 @@ def test_boxes_are_scaled_with_their_image_and_crowds_left_out(tmp_path, example
     annotations = box(iscrowd=1)
     (tmp_path / "train.json").write_text(json.dumps(coco(annotations=annotations)))
     with pytest.raises(ValueError, match="boxes that are not of crowds"):
-        examples("detect").Coco(tmp_path, "train", (16, 36))
+        examples("detection_data").Coco(tmp_path, "train", (16, 36))
 
 
 def test_precision_is_that_of_coco(examples):

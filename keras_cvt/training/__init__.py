@@ -9,12 +9,18 @@ from keras_cvt.training.fine_tuning import (
 )
 from keras_cvt.training.fitting import fit, set_precision
 from keras_cvt.training.optimizers import SGD, AdamW
-from keras_cvt.training.recipes import FINE_TUNING, PRETRAINING, Recipe
+from keras_cvt.training.recipes import (
+    FINE_TUNING,
+    FROM_SCRATCH,
+    PRETRAINING,
+    Recipe,
+)
 from keras_cvt.training.runs import Run
 
 __all__ = [
     "DISTRIBUTIONS",
     "FINE_TUNING",
+    "FROM_SCRATCH",
     "PRETRAINING",
     "SGD",
     "AdamW",

@@ -45,6 +45,7 @@ def main(words: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         # Errors of the library name arguments of Python, which are flags here.
         message = str(error).replace("pass config=", "pass --model config.json")
+        message = message.replace("`resume=True`", "--resume")
         print(f"keras-cvt: {message}", file=sys.stderr)
         return 1
 

@@ -112,13 +112,43 @@ def add_info(command: argparse.ArgumentParser) -> None:
 
 def add_predict(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `predict`."""
-    command.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="image files or folders"
+    command.epilog = (
+        "Exit status: 0 if all images were read, 1 if some were skipped. --json prints "
+        "the results, or with --output a summary."
     )
-    _add_default_model(command)
+    command.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="image files or folders"
+    )
+    command.add_argument(
+        "--images-from",
+        metavar="FILE",
+        help="text file with the path of an image in each line",
+    )
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write the results to a .jsonl, .csv or .parquet file, for images of any "
+        "number (default: print them)",
+    )
+    add_flag(command, "--resume", "continue an --output that was interrupted")
+    command.add_argument(
+        "--model",
+        default="cvt13",
+        help=f"{MODEL_HELP}, or what `export` wrote (default: cvt13)",
+    )
     add_weights(command)
     add_number(command, "--top", "number of classes per image", 5)
     add_number(command, "--batch-size", "images per step", 8)
+    text, default = "threads that read images", "one for each processor"
+    add_number(command, "--workers", text, default)
+    command.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on a Ray cluster: its address, `auto` for the running one, or "
+        "`local` to start one here; --output is then a folder of Parquet files",
+    )
+    text = "with --ray: processes that each hold the model on one processor"
+    add_number(command, "--actors", text, "1")
     add_json(command)
 
 
@@ -201,6 +231,12 @@ def add_convert(command: argparse.ArgumentParser) -> None:
     )
     add_flag(command, "--dry-run", "write the repository, do not push it")
     add_flag(command, "--public", "make new repositories public")
+    add_flag(
+        command,
+        "--page",
+        "also push a static Space of the same name with a web page that classifies "
+        "photos in the visitor's browser",
+    )
     command.add_argument(
         "--exports",
         nargs="+",
@@ -278,6 +314,13 @@ def add_export(command: argparse.ArgumentParser) -> None:
     add_number(command, "--batch-size", text, default, number)
     text, default = "image size in pixels, or `dynamic`", "that of the weights"
     add_number(command, "--size", text, default, number)
+    command.add_argument(
+        "--runtime",
+        metavar="FOLDER",
+        help="for a web page: a folder with the files of ONNX Runtime Web, `dist` of "
+        "the npm package onnxruntime-web, to copy into the page (default: the page "
+        "loads them from cdn.jsdelivr.net)",
+    )
     add_flag(command, "--no-fuse", "do not fuse the network's operations")
     add_flag(command, "--no-verify", "do not run the exported file")
     _add_comparison(command)

@@ -9,8 +9,9 @@ import numpy as np
 from keras_cvt import explain
 from keras_cvt._utils import plots
 from keras_cvt.cli import image_files, loading
-from keras_cvt.cli.predict import best_classes, describe_best, describe_classes
 from keras_cvt.data.folders import printable
+from keras_cvt.inference import classifier_of
+from keras_cvt.inference.classifier import best_classes
 from keras_cvt.preprocessing import pil
 from keras_cvt.preprocessing.images import preprocess_files
 
@@ -41,7 +42,12 @@ def run_explain(options: argparse.Namespace) -> int:
     if images:
         scores = model.predict(np.stack(images), options.batch_size, verbose=0)
         best = best_classes(scores, options.top)
-        answers = describe_best(readable, scores, describe_classes(model), best)
+        answers = [
+            {"image": str(path), "predictions": entries}
+            for path, entries in zip(
+                readable, classifier_of(model).best(scores, options.top), strict=True
+            )
+        ]
         parts = [
             slice(start, start + options.batch_size)
             for start in range(0, len(images), options.batch_size)

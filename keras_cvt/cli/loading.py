@@ -5,6 +5,7 @@ import codecs
 import collections
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from keras_cvt import builders, zoo
 from keras_cvt.checkpoints import sources
 from keras_cvt.config import CvTConfig
 from keras_cvt.data.folders import first_few
+from keras_cvt.inference import Classifier, classifier_of
 from keras_cvt.models import CvTModel
 
 
@@ -100,6 +102,42 @@ def classifier(options: argparse.Namespace) -> CvTModel:
         except ValueError as error:
             raise ValueError(f"{options.class_names}: {error}") from None
     return model
+
+
+def any_classifier(options: argparse.Namespace) -> Classifier:
+    """Return the classifier that the options describe; `--model` may be exported.
+
+    Raises:
+        ValueError: If there is no such model, or it is not a classifier of photos.
+        ImportError: If the runtime of an exported file is missing.
+    """
+    model, class_names = model_or_exported(options)
+    return classifier_of(model, class_names=class_names)
+
+
+def model_or_exported(
+    options: argparse.Namespace,
+) -> tuple[CvTModel | str, list[str] | None]:
+    """Return the classifier, or the path of an exported one and its class names.
+
+    Raises:
+        ValueError: If there is no such model, or it is not a classifier of photos.
+    """
+    if not _is_exported(options.model):
+        return classifier(options), None
+    if options.weights is not None:
+        raise ValueError("An exported file has its own weights; leave out --weights.")
+    names = read_class_names(options.class_names) if options.class_names else None
+    return options.model, names
+
+
+def _is_exported(name):
+    if name in zoo.MODELS or is_keras_file(name) or not os.path.exists(name):
+        return False
+    # It takes time to import, and the commands without exported files do without.
+    from keras_cvt.deploy import formats
+
+    return any(record.recognises(Path(name)) for record in formats.FORMATS.values())
 
 
 def _build(name, weights):

@@ -1,86 +1,192 @@
 """The command `predict`."""
 
 import argparse
+import itertools
 import json
-from collections.abc import Sequence
-from typing import Any
+import time
+from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
+from keras_cvt._utils.progress import Progress
 from keras_cvt._utils.tables import render
-from keras_cvt.cli import image_files, loading
+from keras_cvt.cli import loading
 from keras_cvt.data.folders import printable
-from keras_cvt.models import CvTModel
-from keras_cvt.preprocessing.images import PathLike, preprocess_files
-from keras_cvt.preprocessing.predictions import imagenet_classes
+from keras_cvt.inference import (
+    image_paths,
+    predict_files,
+    predict_rows,
+    predict_with_ray,
+)
+from keras_cvt.inference.outputs import check_output
+from keras_cvt.inference.predicting import is_finished
+from keras_cvt.inference.ray_data import require_ray
+
+# Images of one printed table; its columns are aligned.
+_TABLE = 1000
 
 
 def run_predict(options: argparse.Namespace) -> int:
     """Classify images; return the exit status."""
-    paths = image_files.list_paths(options.images)
-    model = loading.classifier(options)
-    classes = describe_classes(model)
-    results: list[dict] = []
-    unreadable: list[tuple] = []
-    starts = range(0, len(paths), options.batch_size)
-    # No progress bar for a single batch. None shows it on terminals only.
-    for start in tqdm(starts, unit="batch", disable=None if len(starts) > 1 else True):
-        batch = paths[start : start + options.batch_size]
-        results += _classify(model, classes, batch, options.top, unreadable)
+    if not options.images and not options.images_from:
+        raise ValueError("Expected IMAGE... or --images-from FILE.")
+    if options.ray:
+        return _run_on_ray(options)
+    if options.actors is not None:
+        raise ValueError("Expected --actors with --ray only.")
+    if options.output:
+        return _write(options)
+    if options.resume:
+        raise ValueError("Expected --resume with --output FILE only.")
+    return _print(options)
+
+
+def _run_on_ray(options):
+    if not options.output or options.resume or options.workers is not None:
+        raise ValueError(
+            "Expected --ray with --output FOLDER, and without --resume and --workers: "
+            "if a machine fails, Ray computes its images again."
+        )
+    # Before the model is loaded.
+    require_ray()
+    model, class_names = loading.model_or_exported(options)
+    skipped = predict_with_ray(
+        model,
+        options.images,
+        options.output,
+        list_file=options.images_from,
+        address=options.ray,
+        actors=options.actors or 1,
+        top=options.top,
+        batch_size=options.batch_size,
+        class_names=class_names,
+    )
     if options.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps({"output": options.output, "skipped": skipped}, indent=2))
     else:
-        rows = [
-            [
-                printable(row["image"]) if i == 0 else "",
-                entry["label"],
-                100 * entry["score"],
-            ]
-            for row in results
-            for i, entry in enumerate(row["predictions"])
+        print(
+            f"saved {printable(options.output)}: {skipped:,} images could not be read"
+        )
+    return 1 if skipped else 0
+
+
+def _write(options):
+    output = Path(options.output)
+    # Before the model is loaded.
+    check_output(output)
+    if options.resume and is_finished(output):
+        print(f"{printable(output)} is finished. Delete it to compute it again.")
+        return 0
+    shown: list[Progress] = []
+
+    def show(done, total, rows):
+        if not shown:
+            shown.append(Progress(total, done))
+        _print_skipped(shown[0], rows)
+        shown[0].update(done)
+
+    classifier = loading.any_classifier(options)
+    started = time.monotonic()
+    try:
+        result = predict_files(
+            classifier,
+            options.images,
+            output,
+            list_file=options.images_from,
+            top=options.top,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            resume=options.resume,
+            progress=show,
+        )
+    finally:
+        for progress in shown:
+            progress.__exit__()
+    seconds = time.monotonic() - started
+    facts = {
+        "output": str(output),
+        "images": result.images,
+        "skipped": result.unreadable,
+        "resumed": result.resumed,
+        "images_per_second": (result.images - result.resumed) / seconds,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=2))
+    else:
+        resumed = f", {result.resumed:,} of them before" if result.resumed else ""
+        print(
+            f"saved {printable(output)}: {result.images:,} images{resumed}, "
+            f"{result.unreadable:,} of which could not be read; "
+            f"{facts['images_per_second']:.1f} images a second"
+        )
+    return 1 if result.unreadable else 0
+
+
+def _print(options):
+    total = sum(1 for _ in image_paths(options.images, options.images_from))
+    paths = image_paths(options.images, options.images_from)
+    classifier = loading.any_classifier(options)
+    batches = predict_rows(
+        classifier,
+        paths,
+        top=options.top,
+        # Of a single photo, no batch of copies is computed.
+        batch_size=min(options.batch_size, max(total, 1)),
+        workers=options.workers,
+    )
+    # Only whether there was one: there may be millions.
+    skipped: list[str] = []
+    with Progress(total) as progress:
+        rows = _readable(progress, batches, skipped)
+        if options.json:
+            _print_json(progress, rows)
+        else:
+            _print_tables(progress, rows)
+    return 1 if skipped else 0
+
+
+def _readable(progress, batches, skipped):
+    """Yield the rows of the images that could be read, and list the others."""
+    done = 0
+    for batch in batches:
+        _print_skipped(progress, batch)
+        for row in batch:
+            if "error" in row:
+                skipped[:] = [row["image"]]
+            else:
+                yield row
+        done += len(batch)
+        progress.update(done)
+
+
+def _print_json(progress, rows):
+    """Print a list of JSON objects, each as it comes."""
+    progress.print("[")
+    comma = ""
+    for row in rows:
+        progress.print(comma + json.dumps(row, indent=2))
+        comma = ","
+    progress.print("]")
+
+
+def _print_tables(progress, rows):
+    while part := list(itertools.islice(rows, _TABLE)):
+        progress.print(_table(part))
+
+
+def _table(rows):
+    cells = [
+        [
+            printable(row["image"]) if i == 0 else "",
+            entry["label"],
+            100 * entry["score"],
         ]
-        if rows:
-            print(render(["image", "label", "score %"], rows))
-    image_files.print_skipped(unreadable)
-    return 1 if unreadable else 0
-
-
-def describe_classes(model: CvTModel) -> list[dict[str, str]]:
-    """Return what is printed about each class: its name, and ImageNet's wnid."""
-    names = model.class_names
-    imagenet = imagenet_classes()
-    unknown = names is None and model.classes == len(imagenet)
-    if unknown or names == tuple(name for _, name in imagenet):
-        return [{"wnid": wnid, "label": name} for wnid, name in imagenet]
-    return [{"label": n} for n in names or map("class {}".format, range(model.classes))]
-
-
-def _classify(model, classes, paths, top, unreadable):
-    images, readable, failed = preprocess_files(paths, model)
-    unreadable += failed
-    if not images:
-        return []
-    scores = model.predict(np.stack(images), verbose=0)
-    return describe_best(readable, scores, classes, best_classes(scores, top))
-
-
-def best_classes(scores: np.ndarray, top: int) -> np.ndarray:
-    """Return the indices of the highest scores (B, classes), highest first."""
-    return np.argsort(-scores, axis=-1, kind="stable")[:, :top]
-
-
-def describe_best(
-    paths: Sequence[PathLike],
-    scores: np.ndarray,
-    classes: list[dict[str, str]],
-    best: np.ndarray,
-) -> list[dict[str, Any]]:
-    """Return what `--json` prints of images: their paths, best classes and scores."""
-    return [
-        {
-            "image": str(path),
-            "predictions": [{**classes[i], "score": float(row[i])} for i in order],
-        }
-        for path, row, order in zip(paths, scores, best, strict=True)
+        for row in rows
+        for i, entry in enumerate(row["predictions"])
     ]
+    return render(["image", "label", "score %"], cells)
+
+
+def _print_skipped(progress, rows):
+    for row in rows:
+        if "error" in row:
+            name = printable(row["image"])
+            progress.print(f"keras-cvt: skipped {name}: {row['error']}", error=True)

@@ -3,7 +3,7 @@
 import collections
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -85,14 +85,30 @@ def list_images(folder: Path) -> tuple[list[str], collections.Counter[str]]:
     Returns:
         The paths, and the number of other files by suffix.
     """
-    files: list[str] = []
     others: collections.Counter[str] = collections.Counter()
-    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+    return list(iterate_images(folder, others)), others
 
-    def walk(directory):
+
+def iterate_images(
+    folder: Path, others: collections.Counter[str] | None = None
+) -> Iterator[str]:
+    """Yield what `list_images` lists, in the same order, while it is found.
+
+    The names of one folder at a time are in memory, so that millions of images take no
+    more of it than those of the largest folder.
+
+    Args:
+        folder: The folder.
+        others: Counts the other files by suffix. Defaults to `None`.
+    """
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+    # Folders that are still to be read, the next one last.
+    waiting = [os.fspath(folder)]
+    while waiting:
+        directory = waiting.pop()
         real = os.path.realpath(directory)
         if real in seen:
-            return
+            continue
         seen.add(real)
         below = []
         for entry in _visible(directory):
@@ -104,14 +120,10 @@ def list_images(folder: Path) -> tuple[list[str], collections.Counter[str]]:
             if entry.is_dir():
                 below.append(entry.path)
             elif is_file and suffix in SUFFIXES:
-                files.append(entry.path)
-            else:
+                yield entry.path
+            elif others is not None:
                 others[suffix or "no suffix"] += 1
-        for path in below:
-            walk(path)
-
-    walk(folder)
-    return files, others
+        waiting += below[::-1]
 
 
 def _suffix_counts(counter):

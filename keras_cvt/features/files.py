@@ -11,13 +11,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from keras_cvt._utils import validation
 from keras_cvt._utils.files import write_whole
+from keras_cvt._utils.progress import Progress
 from keras_cvt.features.extractor import feature_extractor
 from keras_cvt.models import CvTModel
-from keras_cvt.preprocessing.images import PathLike, preprocess_files
+from keras_cvt.preprocessing.batches import file_batches
+from keras_cvt.preprocessing.images import PathLike
 
 # What NumPy and the reading of the members raise for files of another kind.
 _OTHER_FILE = (
@@ -132,8 +133,8 @@ def embed_files(
 ) -> tuple[ImageFeatures, list[tuple[PathLike, Exception]]]:
     """Compute the features of image files; see `feature_extractor`.
 
-    The images are resized and cropped by the model's `eval_transform`. A progress bar
-    shows on terminals if there are several batches.
+    The images are resized and cropped by the model's `eval_transform`, in threads while
+    the model computes. Progress is shown, see `keras_cvt._utils.progress`.
 
     Args:
         model: A CvT that takes RGB images of 0-255.
@@ -161,14 +162,13 @@ def embed_files(
     features: list[np.ndarray] = []
     readable: list[PathLike] = []
     unreadable: list[tuple[PathLike, Exception]] = []
-    starts = range(0, len(paths), batch_size)
-    for start in tqdm(starts, unit="batch", disable=None if len(starts) > 1 else True):
-        batch = paths[start : start + batch_size]
-        images, found, failed = preprocess_files(batch, extractor)
-        readable += found
-        unreadable += failed
-        if images:
-            features.append(extractor.predict(np.stack(images), verbose=0))
+    with Progress(len(paths)) as progress:
+        for batch in file_batches(paths, extractor, batch_size):
+            readable += batch.readable
+            unreadable += batch.unreadable
+            if len(batch.images):
+                features.append(extractor.predict(batch.images, verbose=0))
+            progress.update(len(readable) + len(unreadable))
     if not features:
         reason = "{}: {}".format(*unreadable[0]) if unreadable else "no images"
         raise ValueError(f"Expected images that can be read. Received: {reason}")

@@ -1,0 +1,64 @@
+"""Progress of long commands: a bar on terminals, lines elsewhere."""
+
+import sys
+import time
+from typing import Self
+
+from tqdm import tqdm
+
+# Seconds between two lines.
+_INTERVAL = 30.0
+
+
+class Progress:
+    """Shows how many of some things are done, with rate and time left.
+
+    It writes to the error output. If that is a terminal, a bar is drawn; otherwise a
+    line is written every half minute.
+
+    Args:
+        total: Number of all things.
+        done: Number of those that were done before. Defaults to `0`.
+        unit: What they are. Defaults to `"image"`.
+    """
+
+    def __init__(self, total: int, done: int = 0, unit: str = "image"):
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit=unit,
+            dynamic_ncols=True,
+            # A short run needs no bar.
+            delay=1,
+            disable=not sys.stderr.isatty(),
+        )
+        self._total, self._unit = total, unit
+        self._first = self._done = done
+        self._started = self._shown = time.monotonic()
+
+    def update(self, done: int) -> None:
+        """Show that so many things are done."""
+        self._bar.update(done - self._done)
+        self._done = done
+        now = time.monotonic()
+        if self._bar.disable and now - self._shown >= _INTERVAL:
+            self._shown = now
+            rate = (done - self._first) / (now - self._started)
+            left = tqdm.format_interval((self._total - done) / rate) if rate else "?"
+            print(
+                f"{done:,} of {self._total:,} {self._unit}s, {rate:.1f} a second, "
+                f"{left} left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def print(self, text: str, error: bool = False) -> None:
+        """Print a text, without a bar in it."""
+        with self._bar.external_write_mode(sys.stderr if error else sys.stdout):
+            print(text, file=sys.stderr if error else sys.stdout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()

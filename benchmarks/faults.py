@@ -116,7 +116,8 @@ def exports(folder, options, turns=3):
     from keras_cvt import deploy
 
     context, errors, wrong = multiprocessing.get_context("spawn"), [], []
-    suffixes = [record.suffix for record in deploy.formats.FORMATS.values()]
+    records = deploy.formats.FORMATS.values()
+    suffixes = [record.suffix for record in records if record.suffix is not None]
     for suffix in suffixes:
         queue = context.Queue()
         workers = [
@@ -210,7 +211,7 @@ def disk(folder, options):
         "cache": lambda: cache(small, sources, model, folder),
     }
     for name, record in deploy.formats.FORMATS.items():
-        path = small / f"m{record.suffix}"
+        path = small / f"m{record.suffix or ''}"
         writes[name] = lambda path=path, name=name: deploy.export(
             model, path, format=name
         )

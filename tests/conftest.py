@@ -4,6 +4,7 @@
 # with `--dist loadfile --no-loadscope-reorder`, each process takes the next file.
 LONG = (
     "test_readme.py",
+    "test_docs.py",
     "test_export.py",
     "test_resume.py",
     "test_fastest.py",
@@ -11,6 +12,9 @@ LONG = (
     "test_example.py",
     "test_release.py",
     "test_dense_examples.py",
+    "test_ray_data.py",
+    "test_http.py",
+    "test_web_browser.py",
 )
 
 

@@ -20,6 +20,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CUT = "cut"  # the connection breaks off, half-way through a body
 LOST = "lost"  # the work is done, but its answer never arrives
 
+# A model by its id, a Space as `spaces/` and its id.
+_REPO = r"(?:models/)?((?:(?<=models/)|spaces/)[^/]+/[^/]+)"
 # (method, path) -> step. Faults and hooks go by these names.
 _ROUTES = [
     ("POST", r"/api/repos/create", "create"),
@@ -29,16 +31,16 @@ _ROUTES = [
         r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/revision/([^/]+))?",
         "info",
     ),
-    ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/.*)?", "tree"),
-    ("POST", r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)", "preupload"),
-    ("POST", r"/api/models/([^/]+/[^/]+)/commit/([^/]+)", "commit"),
-    ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
+    ("GET", rf"/api/{_REPO}/tree/([^/]+)(?:/.*)?", "tree"),
+    ("POST", rf"/api/{_REPO}/preupload/([^/]+)", "preupload"),
+    ("POST", rf"/api/{_REPO}/commit/([^/]+)", "commit"),
+    ("POST", r"/((?:spaces/)?[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
     ("PUT", r"/lfs/([0-9a-f]{64})", "upload"),
     ("PUT", r"/lfs/([0-9a-f]{64})/parts/(\d+)", "part"),
     ("POST", r"/lfs/([0-9a-f]{64})/complete", "complete"),
     ("POST", r"/lfs/verify", "verify"),
     ("GET", r"/cdn/([0-9a-f]{64})/(.+)", "cdn"),
-    ("GET", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
+    ("GET", r"/((?:spaces/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", "resolve"),
 ]
 STEPS = tuple(step for _, _, step in _ROUTES)
 _ROUTES = [(method, re.compile(path), step) for method, path, step in _ROUTES]
@@ -51,6 +53,7 @@ _LFS_SUFFIXES = (".safetensors", ".h5", ".bin", ".keras", ".tflite", ".onnx", ".
 class LoopbackHub:
     """Serves `repos`, {repo id: {file name: bytes}}, while the context is open.
 
+    The id of a Space begins with `spaces/`; `sdks` has the kind of each one created.
     `requests` counts (method, file name) of downloads, `steps` every request by its
     step. `cut_after` maps a file name to the number of bytes after which its next
     download breaks off, once; `status` a file name to a status code that every
@@ -70,6 +73,7 @@ class LoopbackHub:
         self.status = {}
         self.before = {}
         self.private = {}
+        self.sdks = {}
         self.lfs = {}
         self.chunk_size = chunk_size
         self.parts = {}
@@ -245,6 +249,9 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
     def _create(self, body):
         values = json.loads(body)
         repo = f"{values['organization']}/{values['name']}"
+        if values.get("type") == "space":
+            repo = f"spaces/{repo}"
+            self.hub.sdks[repo] = values["sdk"]
         if repo in self.hub.repos:
             return self._refuse(409, "")
         self.hub.repos[repo] = {".gitattributes": b"*.h5 filter=lfs\n"}
@@ -294,11 +301,12 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
     def _info(self, body, kind, repo, revision):
         if kind == "datasets" and repo in self.hub.datasets:
             return self._json({"id": repo, "sha": COMMIT})
-        if kind != "models" or repo not in self.hub.repos:
+        name = repo if kind == "models" else f"{kind}/{repo}"
+        if name not in self.hub.repos:
             return self._refuse(404, "RepoNotFound")
         files = [
             {
-                "rfilename": name,
+                "rfilename": file,
                 "size": len(data),
                 "lfs": {
                     "sha256": hashlib.sha256(data).hexdigest(),
@@ -306,13 +314,13 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
                     "pointerSize": 134,
                 },
             }
-            for name, data in self.hub.repos[repo].items()
+            for file, data in self.hub.repos[name].items()
         ]
         self._json(
             {
                 "id": repo,
                 "modelId": repo,
-                "sha": self.hub.head(repo),
+                "sha": self.hub.head(name),
                 "siblings": files,
             }
         )

@@ -18,9 +18,10 @@ def run_convert(options: argparse.Namespace) -> int:
     if options.all or options.out.startswith(client.SCHEME):
         return _release(options, options.out.removeprefix(client.SCHEME))
     repository = (options.public, options.exports, options.representative)
+    repository += (options.page,)
     if options.dry_run or any(repository):
         raise ValueError(
-            "Expected hf://org/repo with --dry-run, --public, --exports and "
+            "Expected hf://org/repo with --dry-run, --public, --exports, --page and "
             f"--representative. Received: {options.out}"
         )
     return _save(options)
@@ -64,6 +65,8 @@ def _release(options, target):
                 "Expected --all hf://org, and no checkpoint. "
                 f"Received: {options.checkpoint or ''} {options.out}"
             )
+        if options.page:
+            raise ValueError("Expected --page without --all, for one model.")
         if network:
             raise ValueError(
                 "Expected --all without --model, --activation, --reference and "
@@ -72,7 +75,7 @@ def _release(options, target):
         releases = hub.release_all(target, options.folder, **shared)
     else:
         folder = options.folder / target.replace("/", "--")
-        shared |= network
+        shared |= {**network, "page": options.page}
         releases = [hub.release(options.checkpoint, target, folder, **shared)]
     rows = [
         [
@@ -87,6 +90,9 @@ def _release(options, target):
     ]
     titles = ["checkpoint", "repository", "compared with", "difference", "written"]
     print(render([*titles, "commit"], rows))
+    for release in releases:
+        if release.space is not None:
+            print(f"page: {release.space}")
     return 1 if any(release.error for release in releases) else 0
 
 

@@ -57,6 +57,7 @@ def run_export(options: argparse.Namespace) -> int:
         representative_images=image_files.read(options.representative, transform),
         batch_size=options.batch_size,
         image_size=size,
+        runtime=options.runtime,
     )
     if options.no_verify:
         saved = f"saved {options.out}"
@@ -72,10 +73,12 @@ def _export_fastest(options):
             "Received: --fastest without --images"
         )
     others = (options.quantization, options.no_fuse, options.no_verify)
+    others += (options.runtime,)
     if any(others) or "dynamic" in (options.size, options.batch_size):
         raise ValueError(
-            "Expected --fastest without --quantization, --no-fuse, --no-verify and "
-            "`dynamic`: candidates are fused, of one size, and all measured."
+            "Expected --fastest without --quantization, --no-fuse, --no-verify, "
+            "--runtime and `dynamic`: candidates are fused, of one size, and all "
+            "measured."
         )
     _set_tensorflow_threads(options.threads)
     model = loading.classifier(options)
@@ -123,7 +126,7 @@ def run_benchmark(options: argparse.Namespace) -> int:
         model,
         _images(options, transform, model.channels, count),
         options.output,
-        options.formats or tuple(deploy.FORMATS),
+        options.formats,
         batch_size=options.batch_size,
         threads=options.threads,
         representative_images=image_files.read(options.representative, transform),

@@ -32,13 +32,14 @@ FORMATS: dict[str, tuple[str | None, str | None, str]] = {
 } | {
     name: (v.format.name, v.quantization, v.file_name) for name, v in _VARIANTS.items()
 }
+_BY_DEFAULT = ("keras", "fused", *file_formats.candidates())
 
 
 def benchmark(
     model: CvTModel,
     images: np.ndarray,
     folder: str | os.PathLike | None = None,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] | None = None,
     *,
     batch_size: int = 1,
     threads: int | None = None,
@@ -62,7 +63,8 @@ def benchmark(
         folder: Where the files stay. They must not exist there yet. Defaults to
             `None`, which means a temporary folder.
         formats: Names in `FORMATS`. The Keras model is always measured, because all
-            others are compared with it. Defaults to all names.
+            others are compared with it. Defaults to `None`, which means all names but
+            those of web pages, which hold an ONNX file.
         batch_size: Number of images per call. Defaults to `1`.
         threads: Number of threads of the runtimes. TensorFlow has one number of
             threads for the whole process, which this does not change. Defaults to
@@ -90,7 +92,7 @@ def benchmark(
         >>> print(result)
         >>> assert result.passed
     """
-    names = _names(formats)
+    names = _names(_BY_DEFAULT if formats is None else formats)
     validation.check_int(1, batch_size=batch_size)
     check_backend("benchmark model.keras")
     if folder is not None:

@@ -48,6 +48,7 @@ def export(
     images: np.ndarray | None = None,
     max_drop: float | None = None,
     threads: int | None = None,
+    runtime: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Write a model as a file (or folder) for another runtime.
 
@@ -69,18 +70,19 @@ def export(
     Args:
         model: A `CvTModel`.
         path: Where to write: `.tflite`, `.onnx`, `.xml` (OpenVINO puts a `.bin` file
-            beside it), or a folder for a SavedModel.
+            beside it), or a folder for a SavedModel or a web page.
         format: A SavedModel (`"tf_saved_model"`) needs only TensorFlow. From a
             classifier that takes RGB of 0-255 it also gets the signature
             `classify_encoded`: from JPEG or PNG bytes to class names and scores. The
-            other formats are `"litert"`, `"onnx"` and `"openvino"`. The quantization
-            may be part of the name, as in `"litert_int8"`. `"fastest"` measures all of
-            them on this machine and keeps one. Defaults to `None`, which
-            means by the path's suffix.
+            other formats are `"litert"`, `"onnx"`, `"openvino"` and `"web"`, a page
+            that classifies photos in the visitor's browser with an ONNX file. The
+            quantization may be part of the name, as in `"litert_int8"`. `"fastest"`
+            measures all but pages on this machine and keeps one. Defaults to `None`,
+            which means by the path's suffix.
         quantization: `"float16"` (LiteRT, OpenVINO) stores weights in half precision.
             `"bfloat16"` (OpenVINO) computes in bfloat16, if the file is opened by
             keras_cvt or with `INFERENCE_PRECISION_HINT=bf16`.
-            `"dynamic_int8"` (LiteRT) stores weights in 8 bits and quantizes
+            `"dynamic_int8"` (LiteRT, web page) stores weights in 8 bits and quantizes
             activations at run time. `"int8"` (LiteRT) computes linear layers and
             convolutions in 8 bits and needs `representative_images`. Defaults to
             `None`.
@@ -89,14 +91,16 @@ def export(
         representative_images: A few hundred images (N, H, W, C) as the model takes
             them. Defaults to `None`.
         batch_size: Number of images per call, or `"dynamic"`. Defaults to `None`,
-            which means 1 for LiteRT, where it is faster, and otherwise any number.
+            which means 1 for LiteRT and a web page, where it is faster, and otherwise
+            any number.
         image_size: (height, width) in pixels, or `"dynamic"`. Defaults to `None`,
             which means the model's own size, or that of its evaluation transform.
         class_names: A name for each class. Defaults to `None`, which means
             `model.class_names`, or ImageNet's names for 1000 classes.
         source_weights: Where the weights come from, for the metadata. Defaults to
             `None`, which means `model.source_weights`.
-        top: Number of classes that `classify_encoded` returns. Defaults to `5`.
+        top: Number of classes that `classify_encoded` returns, or that a web page
+            shows. Defaults to `5`.
         labels: The name of `class_names` in version 0.1.0.
         images: For `"fastest"`, which needs them: images (N, H, W, C) as the model
             takes them, to measure and compare on. The file is for their size.
@@ -107,6 +111,9 @@ def export(
         threads: For `"fastest"`: number of threads of the runtimes. TensorFlow has one
             number for the whole process, which this does not change. Defaults to
             `None`, which means one thread for each processor.
+        runtime: For a web page: a folder with the files of ONNX Runtime Web, `dist` of
+            the npm package onnxruntime-web, to copy into the page. Defaults to `None`,
+            which means that the page loads them from cdn.jsdelivr.net.
 
     Returns:
         The metadata that the file carries. For `"fastest"` it is a
@@ -127,12 +134,14 @@ def export(
     path = Path(path)
     names = labels if class_names is None else class_names
     if format == FASTEST:
-        fixed = {"fuse": True, "quantization": None, "image_size": None, "top": 5}
+        fixed: dict[str, Any] = {"fuse": True, "quantization": None, "top": 5}
+        fixed |= {"image_size": None, "runtime": None}
         given = {
             "fuse": fuse,
             "quantization": quantization,
             "image_size": image_size,
             "top": top,
+            "runtime": runtime,
         }
         if given != fixed:
             raise ValueError(
@@ -159,6 +168,11 @@ def export(
     format = formats.for_path(path).name if format is None else format
     variant = formats.find_variant(format, quantization)
     check_path(path, variant)
+    if runtime is not None and not variant.format.is_page:
+        raise ValueError(
+            "`runtime` is only for a web page, whose files it is copied to. "
+            f"Received: runtime={str(runtime)!r}, format={variant.name!r}"
+        )
     check_backend(f"export model.keras {path} --format {variant.format.name}")
     description = metadata.describe(model, names, source_weights)
     validation.check_int(1, top=top)
@@ -170,7 +184,8 @@ def export(
     description = description.replace(image_size=shape[1:3], eval_transform=transform)
     fused = network.stages[0].fused
     values = metadata.assemble(description, shape[0], variant, fused)
-    options = ExportOptions(shape, description, values, representative, top)
+    beside = None if runtime is None else Path(runtime)
+    options = ExportOptions(shape, description, values, representative, top, beside)
     with staged(path) as target:
         try:
             variant.format.write(network, target, options)

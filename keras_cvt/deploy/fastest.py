@@ -162,7 +162,7 @@ def export_fastest(
             "Expected `images` (N, H, W, C) as the model takes them: the candidates "
             "are measured and compared on them. Received: images=None"
         )
-    variants = formats.variants()
+    variants = formats.candidates()
     own = {n: v for n, v in variants.items() if path.suffix == v.format.suffix != ""}
     variants = own or variants
     targets = {

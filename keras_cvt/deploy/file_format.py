@@ -33,7 +33,9 @@ class ExportOptions:
         metadata: What the file carries as JSON.
         representative_images: float32 (N, H, W, C) for a quantization that needs
             them, otherwise None.
-        top: Number of classes that a signature with class names answers with.
+        top: Number of classes that an answer with class names has.
+        runtime: A folder with the runtime's files for a page, or None if it loads
+            them from elsewhere.
     """
 
     shape: tuple[int | None, ...]
@@ -41,6 +43,7 @@ class ExportOptions:
     metadata: dict[str, Any]
     representative_images: np.ndarray | None = None
     top: int = 5
+    runtime: Path | None = None
 
     @property
     def quantization(self) -> str | None:
@@ -105,6 +108,8 @@ class FileFormat:
         quantizations: The quantizations, in the order of a table.
         calibrated: Those of them that need representative images.
         default_batch_size: Number of images per call; None for any number.
+        is_page: Whether it is a web page around a file of another format, for which
+            its runtime can be copied. What measures all formats leaves it out.
         runtime: The module that runs it, if it is an optional one. The extra of
             keras_cvt that installs it has the format's name.
         usage: How to run a file, as Markdown with the fields `{path}`, `{size}`,
@@ -124,6 +129,7 @@ class FileFormat:
     quantizations: tuple[str | None, ...] = (None,)
     calibrated: tuple[str, ...] = ()
     default_batch_size: int | None = None
+    is_page: bool = False
     runtime: str | None = None
     usage: str = ""
 

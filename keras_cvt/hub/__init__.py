@@ -9,6 +9,7 @@ from keras_cvt.hub.exports import write_artefacts
 from keras_cvt.hub.folder import write_folder
 from keras_cvt.hub.loading import load, load_class_names, load_labels
 from keras_cvt.hub.releasing import Release, release, release_all
+from keras_cvt.hub.space import write_space
 from keras_cvt.hub.upload import PushReport, push, upload_folder
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "upload_folder",
     "write_artefacts",
     "write_folder",
+    "write_space",
 ]

@@ -114,8 +114,6 @@ def render(
         reference_difference: Largest difference from the logits of a reference.
             Defaults to `None`: there was none.
     """
-    metadata = _dump(_metadata(repo_id, about))
-    title = repo_id.split("/")[-1]
     sections = [
         _summary(description, about),
         _usage(description, repo_id, rows),
@@ -124,8 +122,18 @@ def render(
         _terms(about),
         _limits(description),
     ]
+    title = repo_id.split("/")[-1]
     section = "\n\n".join(filter(None, sections))
-    text = f"---\n{metadata}---\n\n# {title}\n\n{BEGIN}\n\n{section}\n\n{END}\n"
+    return compose(_metadata(repo_id, about), section, f"# {title}\n\n")
+
+
+def compose(metadata: dict[str, Any], section: str, head: str = "") -> str:
+    """Return a card of metadata, a head that stays, and the marked section.
+
+    Raises:
+        ValueError: If a text cannot be written in UTF-8.
+    """
+    text = f"---\n{_dump(metadata)}---\n\n{head}{BEGIN}\n\n{section}\n\n{END}\n"
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -224,7 +232,7 @@ def _metadata(repo_id, about) -> dict[str, Any]:
     data = ModelCardData(
         library_name="keras",
         pipeline_tag="image-classification",
-        license=_license(about),
+        license=find_license(about),
         base_model=about.base_model,
         datasets=list(about.datasets) or None,
         tags=["keras_cvt", "cvt", "image-classification", *about.tags],
@@ -235,19 +243,21 @@ def _metadata(repo_id, about) -> dict[str, Any]:
     return data.to_dict()
 
 
-def _license(about):
+def find_license(about: About) -> str | None:
+    """Return the licence of the weights, or None if it is not known."""
     if about.license is None and about.base_model is not None:
         return zoo.LICENSE if zoo.find_repo(about.base_model) else None
     return about.license
 
 
-def _text(name, /, **facts):
+def fill(name: str, /, **facts: Any) -> str:
+    """Return one of the texts of `card.toml`, with its fields filled in."""
     return _TEXTS[name].format(**facts)
 
 
 def _summary(description, about):
     config, classes = description.config, description.classes
-    summary = _text(
+    summary = fill(
         "summary",
         stages=len(config.stages),
         widths=", ".join(str(stage.embed_dim) for stage in config.stages),
@@ -260,12 +270,12 @@ def _summary(description, about):
     lines = [about.description, summary]
     answers = f"{description.answers}_{description.outputs}"
     if answers in _TEXTS:
-        lines.append(_text(answers))
+        lines.append(fill(answers))
     if description.class_names is not None and classes <= 20:
         lines.append(f"Classes: {', '.join(map(_plain, description.class_names))}.")
     if about.base_model:
         how = "Converted" if about.converted else "Fine-tuned"
-        lines.append(_text("origin", how=how, repo=about.base_model))
+        lines.append(fill("origin", how=how, repo=about.base_model))
     return "\n\n".join(filter(None, lines))
 
 
@@ -276,16 +286,16 @@ def _usage(description, repo_id, rows):
         "values": "0-255" if pixels else "normalised values",
         "channels": description.channels,
     }
-    parts = [_text("keras" if pixels else "keras_prepared", repo_id=repo_id, **facts)]
+    parts = [fill("keras" if pixels else "keras_prepared", repo_id=repo_id, **facts)]
     for exported in formats.FORMATS.values():
         # One file of each format shows how.
         paths = [r.path for r in rows if r.format.split(",")[0] == exported.title]
         if paths and exported.usage:
             parts.append(exported.usage.format(path=paths[0], **facts))
     if not transformers_format.obstacles(description.config):
-        parts.append(_text("pytorch", repo_id=repo_id))
+        parts.append(fill("pytorch", repo_id=repo_id))
         if description.config.activation != "gelu":
-            parts.append(_text("quick_gelu"))
+            parts.append(fill("quick_gelu"))
     return "\n\n".join(parts)
 
 
@@ -299,9 +309,9 @@ def _files(rows, reference_difference):
             f"| `{_plain(row.path)}` | {_plain(row.format)} | {row.bytes / 1e6:.1f} | "
             f"{speed} | {agrees} | {share} |"
         )
-    parts = [_text("files", rows="\n".join(lines))]
+    parts = [fill("files", rows="\n".join(lines))]
     if reference_difference is not None:
-        parts.append(_text("reference", difference=reference_difference))
+        parts.append(fill("reference", difference=reference_difference))
     return "\n".join(parts)
 
 
@@ -311,18 +321,18 @@ def _evaluation(about):
         f"{e.value:g} | {_plain(e.source) or 'the owner of this repository'} |"
         for e in about.evaluations
     ]
-    return _text("evaluation", rows="\n".join(rows)) if rows else ""
+    return fill("evaluation", rows="\n".join(rows)) if rows else ""
 
 
 def _terms(about):
-    licence = _license(about)
-    lines = [_text("terms")]
+    licence = find_license(about)
+    lines = [fill("terms")]
     if about.datasets:
-        lines.append(_text("datasets", names=", ".join(map(_plain, about.datasets))))
-    lines.append(_text("licence" if licence else "no_licence", name=licence))
-    lines.append(_text("code_licence"))
+        lines.append(fill("datasets", names=", ".join(map(_plain, about.datasets))))
+    lines.append(fill("licence" if licence else "no_licence", name=licence))
+    lines.append(fill("code_licence"))
     if about.base_model and zoo.find_repo(about.base_model):
-        lines.append(_text("published", licence=zoo.LICENSE))
+        lines.append(fill("published", licence=zoo.LICENSE))
     return "\n".join(lines)
 
 
@@ -335,7 +345,7 @@ def _limits(description):
     elif description.config.activation != "gelu":
         names.append("limit_quick_gelu")
     names.append(f"limit_{description.answers}")
-    return "\n".join(map(_text, names))
+    return "\n".join(map(fill, names))
 
 
 def _plain(text):

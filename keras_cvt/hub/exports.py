@@ -120,7 +120,7 @@ def write_artefacts(
                 class_names=None if class_names is None else list(class_names),
                 source_weights=source,
             )
-            result = _verify(model, path, representative_images)
+            result = verify(model, path, representative_images)
             written.append(
                 Artefact(
                     _place(variant),
@@ -140,8 +140,19 @@ def _place(variant):
     return f"{variant.name}/{name}" if variant.format.companions else name
 
 
-def _verify(model, path, images):
-    """Compare an exported file with its model."""
+def verify(
+    model: CvTModel, path: str | os.PathLike, images: np.ndarray | None
+) -> deploy.Verification:
+    """Compare an exported file with its model.
+
+    Args:
+        model: The model.
+        path: What `keras_cvt.deploy.export` wrote.
+        images: Images as the model takes them, or None for synthetic ones.
+
+    Raises:
+        ComparisonError: If the file computes something else.
+    """
     if images is None:
         description = model.description
         sizes = (

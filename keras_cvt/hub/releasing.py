@@ -16,6 +16,7 @@ from keras_cvt.config import CvTConfig
 from keras_cvt.hub import card
 from keras_cvt.hub.exports import find_variants, write_artefacts
 from keras_cvt.hub.folder import write_folder
+from keras_cvt.hub.space import write_space
 from keras_cvt.hub.transformers_reference import transformers_logits
 from keras_cvt.hub.upload import upload_folder
 from keras_cvt.preprocessing.images import preprocess_files
@@ -45,6 +46,7 @@ class Release:
         artefacts: Names of the exported formats.
         commit: The commit on the Hub, or None if it is not pushed.
         error: Why it stopped, or `""`.
+        space: The address of the Space that was pushed too, or None.
         inputs: SHA-256 over the content of the checkpoint, reference and images, and
             over all arguments that shape the folder, or `""`.
     """
@@ -59,6 +61,7 @@ class Release:
     commit: str | None = None
     error: str = ""
     inputs: str = ""
+    space: str | None = None
 
 
 def release(
@@ -76,6 +79,7 @@ def release(
     dry_run: bool = False,
     private: bool = True,
     token: str | None = None,
+    page: bool = False,
 ) -> Release:
     """Convert, compare, export, verify, describe and push a checkpoint.
 
@@ -104,6 +108,8 @@ def release(
         dry_run: Whether to stop before the push. Defaults to `False`.
         private: Whether a new repository is private. Defaults to `True`.
         token: A token of the Hub. Defaults to `None`; see `push`.
+        page: Whether to push a static Space with a web page too; see `push`. It is
+            written to `<folder>-space`. Defaults to `False`.
 
     Returns:
         What was done and how it compared.
@@ -129,6 +135,8 @@ def release(
         tolerance=tolerance,
         about=about and asdict(about),
         exports=names,
+        # Earlier records have no such argument.
+        **({"page": True} if page else {}),
     )
     wanted = Release(
         str(checkpoint), repo_id, str(folder), artefacts=names, inputs=inputs
@@ -141,12 +149,17 @@ def release(
             checkpoint, config, activation, reference, tolerance
         )
         name = Path(reference).name if reference is not None else ""
-        page = _Page(replace(wanted, reference=name), converted, about, representative)
-        done = page.write()
+        wanted = replace(wanted, reference=name)
+        done = _Page(wanted, converted, about, representative).write(page)
         files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
     report = upload_folder(folder, repo_id, private=private, token=token)
+    if page:
+        shown = upload_folder(
+            _space(folder), repo_id, private=private, token=token, repo_type="space"
+        )
+        done = replace(done, space=shown.url)
     done = replace(done, commit=report.commit)
     files.write_json(record, asdict(done))
     return done
@@ -168,8 +181,8 @@ class _Page:
     about: card.About | None
     representative: Sequence[str | os.PathLike]
 
-    def write(self) -> Release:
-        """Write the folder, and return the release with its results."""
+    def write(self, page: bool) -> Release:
+        """Write the folder and a page, and return the release with its results."""
         model, wanted = self.converted.model, self.wanted
         reference, difference = self._compared()
         artefacts = Path(f"{wanted.folder}-artefacts") if wanted.artefacts else None
@@ -186,6 +199,13 @@ class _Page:
             about=self.about or self._known(),
             reference_difference=difference,
         )
+        if page:
+            write_space(
+                model,
+                _space(Path(wanted.folder)),
+                repo_id=wanted.repo_id,
+                about=self.about or self._known(),
+            )
         return replace(
             wanted,
             reference=reference,
@@ -301,6 +321,11 @@ def release_all(
     return releases
 
 
+def _space(folder: Path) -> Path:
+    """Return the folder of a release's Space."""
+    return folder.with_name(f"{folder.name}-space")
+
+
 def _hash_inputs(sources, **arguments):
     """Return a hash of everything that a release is made from."""
     found = []
@@ -328,5 +353,6 @@ def _read_record(record, wanted) -> Release | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     results = ("reference", "reference_difference", "written_difference", "commit")
+    results += ("space",)
     same = replace(wanted, **{name: getattr(done, name) for name in results})
     return done if intact and done == same else None

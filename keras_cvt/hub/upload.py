@@ -10,11 +10,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from keras_cvt._utils import files
+from keras_cvt._utils import files, validation
 from keras_cvt.checkpoints import CheckpointError
 from keras_cvt.hub import card
 from keras_cvt.hub.folder import write_folder
+from keras_cvt.hub.space import write_space
 from keras_cvt.models import CvTModel
 from keras_cvt.repository import client, integrity
 
@@ -35,12 +37,14 @@ class PushReport:
         files: Names of the files that the push wrote or found unchanged.
         difference: Largest difference between the logits of the model and of the
             written files; None if a folder was uploaded as it was.
+        space: The address of the Space that was pushed too, or None.
     """
 
     url: str
     commit: str
     files: tuple[str, ...]
     difference: float | None = None
+    space: str | None = None
 
 
 def push(
@@ -54,6 +58,7 @@ def push(
     token: str | None = None,
     message: str = "Push a model of keras_cvt",
     labels: Sequence[str] | None = None,
+    page: bool | str | os.PathLike = False,
 ) -> PushReport:
     """Push a classifier: weights, configuration, card and exported files.
 
@@ -76,6 +81,10 @@ def push(
             token of `hf auth login`.
         message: The commit message.
         labels: The name of `class_names` in version 0.1.0.
+        page: Whether to push a static Space of the same name too, with a web page that
+            classifies photos in the visitor's browser. It is exported in float32. Or
+            the folder of a page of the model that `keras_cvt.deploy.export` wrote, for
+            example in int8. Defaults to `False`.
 
     Returns:
         Where the files are, and how they compared.
@@ -92,19 +101,24 @@ def push(
     """
     # Before any work, which a wrong name would waste.
     _check_target(repo_id)
-    with tempfile.TemporaryDirectory(prefix="keras_cvt-") as folder:
-        difference = write_folder(
-            model,
-            folder,
-            repo_id=repo_id,
-            class_names=labels if class_names is None else class_names,
-            about=about,
-            artefacts=artefacts,
-        )
-        report = upload_folder(
-            folder, repo_id, private=private, token=token, message=message
-        )
-    return dataclasses.replace(report, difference=difference)
+    shared: dict[str, Any] = {
+        "repo_id": repo_id,
+        "class_names": labels if class_names is None else class_names,
+        "about": about,
+    }
+    target: dict[str, Any] = {"private": private, "token": token, "message": message}
+    with tempfile.TemporaryDirectory(prefix="keras_cvt-") as temporary:
+        folder, space = Path(temporary, "model"), Path(temporary, "space")
+        difference = write_folder(model, folder, artefacts=artefacts, **shared)
+        if page is not False:
+            exported = None if page is True else page
+            write_space(model, space, page=exported, **shared)
+        report = upload_folder(folder, repo_id, **target)
+        report = dataclasses.replace(report, difference=difference)
+        if page is not False:
+            shown = upload_folder(space, repo_id, repo_type="space", **target)
+            report = dataclasses.replace(report, space=shown.url)
+    return report
 
 
 def upload_folder(
@@ -114,10 +128,20 @@ def upload_folder(
     private: bool = True,
     token: str | None = None,
     message: str = "Push a model of keras_cvt",
+    repo_type: str = "model",
 ) -> PushReport:
-    """Upload a folder that `write_folder` wrote.
+    """Upload a folder that `write_folder` or `write_space` wrote.
 
-    The arguments and errors are those of `push`.
+    The other arguments and errors are those of `push`.
+
+    Args:
+        folder: The folder.
+        repo_id: See `push`.
+        private: See `push`.
+        token: See `push`.
+        message: See `push`.
+        repo_type: `"model"`, or `"space"` for a static Space, which must not exist
+            or be of an earlier push. Defaults to `"model"`.
 
     Raises:
         CheckpointError: If a file has changed since it was verified.
@@ -125,6 +149,7 @@ def upload_folder(
     from huggingface_hub import HfApi, get_token
 
     _check_target(repo_id)
+    validation.check_choice(("model", "space"), repo_type=repo_type)
     folder = Path(folder)
     sums = _check_written(folder)
     if not (token or get_token()):
@@ -136,9 +161,10 @@ def upload_folder(
     waits = iter(WAITS)
     while True:
         try:
-            return _commit(api, folder, sums, repo_id, private, message)
+            return _commit(api, folder, sums, repo_id, repo_type, private, message)
         except Exception as error:
-            problem, temporary = _explain(error, repo_id)
+            name = repo_id if repo_type == "model" else f"The Space {repo_id}"
+            problem, temporary = _explain(error, name)
             if problem is None:
                 raise
             wait = next(waits, None) if temporary else None
@@ -176,16 +202,26 @@ def _check_written(folder):
     return sums
 
 
-def _commit(api, folder, sums, repo_id, private, message):
+def _commit(api, folder, sums, repo_id, repo_type, private, message):
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    head = _head(api, repo_id)
+    is_space = repo_type == "space"
+    head = _head(api, repo_id, repo_type)
     if head is None:
-        _check_kind(api, repo_id)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        head = _head(api, repo_id)
+        if not is_space:
+            _check_kind(api, repo_id)
+        api.create_repo(
+            repo_id,
+            private=private,
+            exist_ok=True,
+            repo_type=repo_type,
+            space_sdk="static" if is_space else None,
+        )
+        head = _head(api, repo_id, repo_type)
     text = (folder / "README.md").read_text(encoding="utf-8")
-    existing, earlier = _existing(api, repo_id, head)
+    found, existing, earlier = _existing(api, repo_id, repo_type, head)
+    if is_space:
+        _check_space(repo_id, found, earlier)
     if existing is not None:
         text = card.merge(existing.decode("utf-8", "replace"), text)
     readme = text.encode()
@@ -206,16 +242,17 @@ def _commit(api, folder, sums, repo_id, private, message):
         commit_message=message,
         # The Hub then refuses to overwrite somebody else's commit in between.
         parent_commit=head,
+        repo_type=repo_type,
     )
-    url = f"{api.endpoint}/{repo_id}"
+    url = f"{api.endpoint}/{'spaces/' if is_space else ''}{repo_id}"
     return PushReport(url, info.oid, (*sums, integrity.SUMS))
 
 
-def _head(api, repo_id):
+def _head(api, repo_id, repo_type):
     from huggingface_hub import errors
 
     try:
-        return api.model_info(repo_id).sha
+        return api.repo_info(repo_id, repo_type=repo_type).sha
     except errors.RepositoryNotFoundError:
         # Or the token is wrong; then the creation of the repository fails.
         return None
@@ -230,17 +267,29 @@ def _check_kind(api, repo_id):
             )
 
 
-def _existing(api, repo_id, head):
-    """Return the card, or None, and the names of the files of an earlier push."""
-    found = set(api.list_repo_files(repo_id, revision=head))
+def _check_space(repo_id, found, earlier):
+    """Raise ValueError for a Space that somebody made for something else."""
+    # What a new one holds already.
+    others = sorted(found - earlier - {".gitattributes", "README.md", integrity.SUMS})
+    if others and not earlier:
+        raise ValueError(
+            "Expected no Space of that name, or one of an earlier push. Received: "
+            f"{repo_id}, a Space with {others[:5]}"
+        )
+
+
+def _existing(api, repo_id, repo_type, head):
+    """Return the names of all files, the card or None, and an earlier push's names."""
+    where = {"revision": head, "repo_type": repo_type}
+    found = set(api.list_repo_files(repo_id, **where))
     with tempfile.TemporaryDirectory(prefix="keras_cvt-") as folder:
         for name in found & {"README.md", integrity.SUMS}:
-            api.hf_hub_download(repo_id, name, revision=head, local_dir=folder)
+            api.hf_hub_download(repo_id, name, local_dir=folder, **where)
         readme, sums = Path(folder, "README.md"), Path(folder, integrity.SUMS)
         # Read as bytes, so that line ends stay.
         existing = readme.read_bytes() if readme.is_file() else None
         earlier = integrity.read_sums(sums if sums.is_file() else None)
-    return existing, found & set(earlier)
+    return found, existing, found & set(earlier)
 
 
 # Status -> error, explanation, and whether another attempt may succeed.

@@ -153,7 +153,7 @@ def test_an_error_of_a_converter_is_one_clear_error(
     monkeypatch.setattr(type(record), "__setattr__", object.__setattr__)
     monkeypatch.setattr(record, "write", write)
     with pytest.raises(deploy.ExportError) as caught:
-        deploy.export(models["float32"], tmp_path / f"m{record.suffix}", name)
+        deploy.export(models["float32"], tmp_path / f"m{record.suffix or ''}", name)
     message = str(caught.value)
     assert record.title in message and "first line" in message
     assert len(message.splitlines()) == 1

@@ -30,6 +30,16 @@ def variants() -> dict[str, Variant]:
     return {variant.name: variant for variant in found}
 
 
+def candidates() -> dict[str, Variant]:
+    """Return the variants that a caller measures to choose one, by name."""
+    return {n: v for n, v in variants().items() if not v.format.is_page}
+
+
+def page() -> FileFormat:
+    """Return the format that is a web page."""
+    return next(found for found in FORMATS.values() if found.is_page)
+
+
 def resolve(name: str) -> str:
     """Return the name that an alias stands for, or any other name as it is."""
     aliases = {alias: f.name for f in FORMATS.values() for alias in f.aliases}

@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import signal
+import threading
 
 # Before Ray is imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,8 +68,16 @@ def main():
         log_to_driver=False,
         logging_level="error",
     )
-    # Only now, since Ray has a handler of its own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopped = threading.Event()
+
+    def stop(number, frame):
+        stopped.set()
+        raise KeyboardInterrupt
+
+    # Only now, since Ray has a handler of its own. Shells start programs in the
+    # background with SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         quiet = {"log_level": "ERROR", "enable_access_log": False}
         http = {"host": options.host, "port": options.port}
@@ -80,7 +89,10 @@ def main():
             f"  curl {address}/healthz\nCtrl-C stops the server.",
             flush=True,
         )
-        signal.pause()
+        # `signal.pause` would miss a signal that came just before it.
+        while not stopped.wait(1):
+            pass
+        raise KeyboardInterrupt
     except KeyboardInterrupt:
         print("Stopping ...", flush=True)
         # Before Ray stops, which would drop the requests in flight.

@@ -13,7 +13,7 @@ LONG = (
     "test_release.py",
     "test_dense_examples.py",
     "test_ray_data.py",
-    "test_http.py",
+    "test_serving.py",
     "test_web_browser.py",
 )
 

@@ -88,7 +88,6 @@ def application(
         serve.run(app)  # or `serve run module:app` in a shell
         ```
     """
-    serve = require("ray.serve", "ray", "Serving")
     if not isinstance(model, (CvTModel, str, os.PathLike)):
         raise TypeError(
             "Expected a CvT model or the path of a file. Received: "
@@ -112,6 +111,7 @@ def application(
         "a positive number",
         timeout_s=timeout_s,
     )
+    serve = require("ray.serve", "ray", "Serving")
     defaults = {
         "max_ongoing_requests": max_ongoing_requests + _SPARE,
         "max_queued_requests": max_ongoing_requests + _SPARE,
@@ -149,7 +149,12 @@ def build(arguments: dict[str, Any]) -> "Application":
         ValueError: If an argument is out of range.
         ImportError: If Ray Serve cannot be imported.
     """
-    return application(**{name: _parse(value) for name, value in arguments.items()})
+    # A version such as "1.10" is no number.
+    parsed = {
+        name: value if name in ("model", "version") else _parse(value)
+        for name, value in arguments.items()
+    }
+    return application(**parsed)
 
 
 def _parse(value):

@@ -1,0 +1,617 @@
+"""Answers over HTTP: right ones, refusals, and none lost at the end."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import ray_cluster
+from PIL import Image
+from test_classifier import network
+
+import keras_cvt
+from keras_cvt import deploy, serving
+from keras_cvt.inference import classifier_of
+from keras_cvt.serving.batching import Batcher
+from keras_cvt.serving.replica import ImageClassifier
+
+pytest.importorskip("ray.serve")
+requests = pytest.importorskip("starlette.requests")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = ["daisy", "rose", "tulip"]
+# Seconds. A busy machine may need many of them.
+TIMEOUT = 60
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def encoded(seed=0, size=(40, 32), format="PNG"):
+    """Return the bytes of an image file of (width, height)."""
+    random = np.random.default_rng(seed)
+    # Each image has a colour of its own.
+    pixels = random.integers(0, random.integers(40, 256, 3), (*size[::-1], 3), "uint8")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format)
+    return file.getvalue()
+
+
+def png(width, height):
+    """Return a small file that declares any number of pixels."""
+
+    def chunk(kind, data):
+        checked = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checked
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(b"0")), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def ask(port, method="POST", path="/predict", body=None, headers=None):
+    """Return the status, the headers and the JSON of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    with contextlib.closing(connection):
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        content = response.read()
+        found = json.loads(content) if content else None
+        return response.status, dict(response.getheaders()), found
+
+
+@contextlib.contextmanager
+def half_sent(port, path, body):
+    """A request whose last byte is missing; yields what sends it and reads on."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:-1])
+
+        def rest(send):
+            if send:
+                connection.send(body[-1:])
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+        time.sleep(0.3)  # so that it is the first to arrive
+        yield rest
+
+
+def refused(port, path, body):
+    """Return the first answer that is no 200, or the last one."""
+    end = time.monotonic() + 4
+    while True:
+        status, headers, answer = ask(port, path=path, body=body)
+        if status != 200 or time.monotonic() > end:
+            return status, headers, answer
+        time.sleep(0.02)
+
+
+def expected_answer(model, content, top=5):
+    """Return what the application promises to answer for an image file."""
+    classifier = classifier_of(model)
+    with Image.open(io.BytesIO(content)) as image:
+        pixels = keras_cvt.preprocess_input(image, model)
+    return classifier.best(classifier.scores(pixels), top)[0]
+
+
+def check_predictions(found, expected, atol):
+    assert [set(entry) for entry in found] == [{"label", "score"}] * len(expected)
+    assert [e["label"] for e in found] == [e["label"] for e in expected]
+    scores = [[e["score"] for e in entries] for entries in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=atol)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = network()
+    model.class_names = NAMES
+    return model
+
+
+@pytest.fixture(scope="module")
+def port():
+    """Return the port of Ray Serve on a Ray of its own."""
+    with ray_cluster.started(cpus=4):
+        from ray import serve
+
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        yield port
+        serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def server(port, model):
+    """Return the port of a server of a Keras model."""
+    from ray import serve
+
+    app = serving.application(
+        model,
+        version="1.10",
+        batch_size=4,
+        threads=1,
+        timeout_s=TIMEOUT,
+        max_request_bytes=100_000,
+        max_pixels=50_000,
+    )
+    serve.run(app)
+    return port
+
+
+@pytest.fixture(scope="module")
+def small_server(port, model, tmp_path_factory):
+    """The port of a server of an exported file that takes one request at a time."""
+    from ray import serve
+
+    path = tmp_path_factory.mktemp("exported") / "m.tflite"
+    deploy.export(model, path)
+    app = serving.application(
+        path, threads=1, top=2, batch_size=1, timeout_s=8, max_ongoing_requests=1
+    )
+    serve.run(app, name="small", route_prefix="/small")
+    return port
+
+
+def test_images_sent_at_once_get_the_answers_of_the_classifier(server, model):
+    files = [
+        encoded(seed, (20 + seed, 40), ("PNG", "JPEG", "BMP")[seed % 3])
+        for seed in range(14)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(len(files)) as executor:
+        answers = list(executor.map(lambda body: ask(server, body=body), files))
+    for content, (status, headers, answer) in zip(files, answers, strict=True):
+        assert status == 200 and headers["content-type"] == "application/json"
+        assert set(answer) == {"predictions", "model", "version"}
+        assert answer["model"] == model.name and answer["version"] == "1.10"
+        check_predictions(answer["predictions"], expected_answer(model, content), 1e-6)
+    # Not those of another image, which would be found.
+    scores = sorted(answer["predictions"][0]["score"] for _, _, answer in answers)
+    assert np.diff(scores).min() > 1e-5
+
+
+@pytest.mark.parametrize(("top", "count"), [(1, 1), (2, 2), (999, 3)])
+def test_the_client_says_how_many_classes_it_wants(server, model, top, count):
+    status, _, answer = ask(server, path=f"/predict?top={top}", body=encoded())
+    assert status == 200
+    expected = expected_answer(model, encoded(), count)
+    check_predictions(answer["predictions"], expected, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Received: 0 bytes"),
+        (b"<html>no image</html>", "Received: 21 bytes that begin with b'<html>"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "Expected an image file"),
+        (encoded(format="JPEG")[:700], "cannot be read as an image"),
+        (encoded()[:-100], "cannot be read as an image"),
+        (png(60_000, 60_000), "cannot be read as an image"),
+        (png(10_000, 10_000), "Received: 10000 x 10000 pixels"),
+        (encoded(format="PPM"), "Received: PPM"),
+        (bytes(range(256)) * 4, "Received: 1,024 bytes"),
+    ],
+    ids="empty html svg cut_jpeg cut_png bomb pixels format noise".split(),
+)
+def test_what_is_no_image_gets_400_and_harms_nobody(server, content, message):
+    status, _, answer = ask(server, body=content)
+    assert status == 400 and message in answer["error"], answer
+    assert "Received: " in answer["error"] and "Traceback" not in answer["error"]
+    assert ask(server, body=encoded())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ({"path": "/other"}, 404),
+        ({"path": "/predict/more"}, 404),
+        ({"method": "GET"}, 405),
+        ({"method": "DELETE", "path": "/healthz"}, 405),
+        ({"body": bytes(100_001)}, 413),
+        # In chunks, without Content-Length.
+        ({"body": (bytes(10_000) for _ in range(11))}, 413),
+        ({"headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 415),
+        ({"path": "/predict?top=0"}, 400),
+        ({"path": "/predict?top=-1"}, 400),
+        ({"path": "/predict?top=many"}, 400),
+        ({"path": "/predict?top=" + 5000 * "9"}, 400),
+        ({"path": "/predict?top=%C2%B2"}, 400),
+    ],
+)
+def test_a_wrong_request_gets_its_status_and_a_reason(server, request_, status):
+    found, headers, answer = ask(server, **{"body": encoded()} | request_)
+    assert found == status
+    assert answer["error"].startswith("Expected ") and "Received: " in answer["error"]
+    assert len(answer["error"]) < 300
+    if status == 405:
+        assert headers["allow"] in ("POST", "GET, HEAD")
+
+
+def test_as_many_bytes_as_are_allowed_are_read(server):
+    content = encoded()
+    assert ask(server, body=content + bytes(100_000 - len(content)))[0] == 200
+
+
+def test_healthz_tells_what_is_served(server, model):
+    status, _, answer = ask(server, "GET", "/healthz")
+    assert status == 200
+    assert answer == {"status": "ready", "model": model.name, "version": "1.10"}
+    assert ask(server, "HEAD", "/healthz")[::2] == (200, None)
+
+
+def test_other_deployments_call_it_with_a_handle(server, model):
+    from ray import serve
+
+    handle = serve.get_app_handle("default")
+    answer = handle.classify.remote(encoded(), 2).result(timeout_s=TIMEOUT)
+    check_predictions(answer["predictions"], expected_answer(model, encoded(), 2), 1e-6)
+    with pytest.raises(ValueError, match="Expected an image file"):
+        handle.classify.remote(b"<html>").result(timeout_s=TIMEOUT)
+
+
+def test_an_exported_file_is_served(small_server, model):
+    status, _, answer = ask(small_server, path="/small/predict", body=encoded(3))
+    assert status == 200 and len(answer["version"]) == 12
+    check_predictions(
+        answer["predictions"], expected_answer(model, encoded(3), 2), 2e-5
+    )
+
+
+def test_one_request_too_many_gets_503_and_one_too_late_504(small_server):
+    path, body = "/small/predict", encoded()
+    with half_sent(small_server, path, body) as rest:
+        status, headers, answer = refused(small_server, path, body)
+        assert status == 503 and "try again" in answer["error"]
+        assert headers["retry-after"] == "1"
+        assert ask(small_server, "GET", "/small/healthz")[0] == 200
+        status, answer = rest(send=False)
+        assert status == 504 and "within 8 seconds" in answer["error"]
+    # Its place is free again.
+    assert ask(small_server, path=path, body=body)[0] == 200
+
+
+def test_a_request_in_flight_is_answered_when_the_application_is_deleted(small_server):
+    from ray import serve
+
+    path, body = "/small/predict", encoded()
+    with (
+        half_sent(small_server, path, body) as rest,
+        concurrent.futures.ThreadPoolExecutor(1) as executor,
+    ):
+        assert refused(small_server, path, body)[0] == 503
+        deleted = executor.submit(serve.delete, "small")
+        time.sleep(1)
+        status, answer = rest(send=True)
+        assert status == 200 and len(answer["predictions"]) == 2
+        deleted.result(timeout=TIMEOUT)
+    # Ray's proxy answers, with text, once it knows.
+    connection = http.client.HTTPConnection("127.0.0.1", small_server, timeout=TIMEOUT)
+    with contextlib.closing(connection):
+        connection.request("POST", path, body)
+        assert connection.getresponse().status in (404, 503)
+
+
+class Recorder:
+    """Doubles numbers, and waits for the test to let it."""
+
+    def __init__(self, closed=False):
+        self.batches = []
+        self.open = threading.Event()
+        if not closed:
+            self.open.set()
+
+    def __call__(self, items):
+        self.batches.append(list(items))
+        assert self.open.wait(TIMEOUT)
+        if "bad" in items:
+            raise RuntimeError("no memory")
+        return [2 * item for item in items]
+
+
+async def until(condition):
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def run(main):
+    async def limited():
+        async with asyncio.timeout(TIMEOUT):
+            return await main()
+
+    return asyncio.run(limited())
+
+
+def test_batches_grow_while_the_network_is_busy():
+    compute = Recorder(closed=True)
+
+    async def main():
+        batcher = Batcher(compute, 4, 0)
+        tasks = [asyncio.create_task(batcher(0))]
+        await until(lambda: compute.batches)
+        # One after the other, as requests come.
+        for item in range(1, 8):
+            tasks.append(asyncio.create_task(batcher(item)))
+            await asyncio.sleep(0.002)
+        compute.open.set()
+        return await asyncio.gather(*tasks)
+
+    assert run(main) == [2 * item for item in range(8)]
+    assert compute.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+
+
+def test_an_idle_network_waits_a_little_for_more():
+    compute = Recorder()
+
+    async def main():
+        batcher = Batcher(compute, 2, TIMEOUT)
+        first = asyncio.create_task(batcher(1))
+        await asyncio.sleep(0.05)
+        assert not compute.batches
+        # A full batch waits no longer.
+        return await asyncio.gather(first, batcher(2))
+
+    assert run(main) == [2, 4]
+    assert compute.batches == [[1, 2]]
+
+    async def alone():
+        return await Batcher(compute, 2, 0.02)(3)
+
+    assert run(alone) == 6
+
+
+def test_an_error_reaches_its_callers_and_no_others():
+    compute = Recorder()
+
+    async def main():
+        batcher = Batcher(compute, 2, 0.05)
+        calls = [batcher(item) for item in (1, "bad", 3, 4)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return answers, await batcher(5)
+
+    answers, later = run(main)
+    assert [repr(answer) for answer in answers[:2]] == ["RuntimeError('no memory')"] * 2
+    assert answers[2:] == [6, 8] and later == 10
+
+
+def test_what_nobody_waits_for_is_not_computed():
+    compute = Recorder(closed=True)
+
+    async def main():
+        batcher = Batcher(compute, 4, 0)
+        first = asyncio.create_task(batcher(0))
+        await until(lambda: compute.batches)
+        tasks = [asyncio.create_task(batcher(item)) for item in (1, 2, 3)]
+        await asyncio.sleep(0.002)
+        tasks[1].cancel()
+        # Cancelled while it is computed: the others of its batch do not suffer.
+        first.cancel()
+        compute.open.set()
+        return await asyncio.gather(first, *tasks, return_exceptions=True)
+
+    answers = run(main)
+    assert compute.batches == [[0], [1, 3]]
+    assert [type(answer) for answer in answers] == [
+        asyncio.CancelledError,
+        int,
+        asyncio.CancelledError,
+        int,
+    ]
+
+
+def replica(model, **changes):
+    """Return what runs in a process of Ray Serve, in this one."""
+    arguments = {
+        "class_names": None,
+        "version": None,
+        "top": 5,
+        "batch_size": 4,
+        "batch_wait_s": 0.0,
+        "threads": 1,
+        "timeout_s": TIMEOUT,
+        "max_request_bytes": 2**20,
+        "max_pixels": 10**6,
+        "max_ongoing_requests": 2,
+    }
+    return ImageClassifier(model, **arguments | changes)
+
+
+async def answer_of(served, body):
+    """Return the status and the JSON for a request with this body."""
+
+    async def receive():
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+    }
+    response = await served(requests.Request(scope, receive))
+    return response.status_code, json.loads(response.body)
+
+
+def test_a_slow_network_gets_504_and_computes_nothing_for_who_has_it(model):
+    served = replica(model, timeout_s=1.0)
+    compute = Recorder(closed=True)
+    scores = np.array([0.2, 0.7, 0.1], "float32")
+    batches = []
+
+    def slow(images):
+        batches.append(len(images))
+        assert compute.open.wait(TIMEOUT)
+        return [scores] * len(images)
+
+    served._batcher = Batcher(slow, 4, 0)
+
+    async def main():
+        first = asyncio.create_task(answer_of(served, encoded()))
+        await until(lambda: batches)
+        late = [await first, await answer_of(served, encoded())]
+        compute.open.set()
+        return late, await answer_of(served, encoded())
+
+    late, (status, answer) = run(main)
+    assert [status for status, _ in late] == [504, 504]
+    assert status == 200 and answer["predictions"][0]["label"] == "rose"
+    # The second one was given up before its turn.
+    assert batches == [1, 1]
+
+
+def test_a_network_that_fails_gets_500_without_details(model, caplog):
+    """It is no fault of the image, even if the network raises a ValueError."""
+    served = replica(model)
+
+    def fail(images):
+        raise ValueError("secret")
+
+    served._batcher = Batcher(fail, 4, 0)
+    status, answer = run(lambda: answer_of(served, encoded()))
+    assert status == 500 and "secret" not in answer["error"]
+    assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"model": 1}, TypeError),
+        ({"model": keras.Sequential()}, TypeError),
+        ({"top": 0}, ValueError),
+        ({"batch_size": 0}, ValueError),
+        ({"batch_size": 1.5}, ValueError),
+        ({"batch_wait_s": -1}, ValueError),
+        ({"threads": 0}, ValueError),
+        ({"timeout_s": 0}, ValueError),
+        ({"timeout_s": float("inf")}, ValueError),
+        ({"max_request_bytes": 0}, ValueError),
+        ({"max_pixels": 0}, ValueError),
+        ({"max_ongoing_requests": 0}, ValueError),
+    ],
+)
+def test_wrong_arguments_are_refused_before_ray_is_needed(
+    monkeypatch, arguments, error
+):
+    monkeypatch.setitem(sys.modules, "ray.serve", None)
+    with pytest.raises(error, match="Received: "):
+        serving.application(**{"model": "m.tflite"} | arguments)
+    with pytest.raises(ImportError, match=r"keras_cvt\[ray\]"):
+        serving.application("m.tflite")
+
+
+def test_rays_command_line_gives_text():
+    application = serving.build(
+        {"model": "m.tflite", "version": "1.10", "batch_size": "4", "timeout_s": "2.5"}
+    )
+    bound = application._bound_deployment
+    given = bound.init_kwargs
+    assert bound.init_args == (os.path.abspath("m.tflite"),)
+    assert given["version"] == "1.10"
+    assert given["batch_size"] == 4 and given["timeout_s"] == 2.5
+    with pytest.raises(TypeError):
+        serving.build({"model": "m.tflite", "batchsize": "4"})
+
+
+def test_the_package_imports_no_ray():
+    program = (
+        "import sys, keras_cvt; from keras_cvt import serving, inference; "
+        "print([name for name in ('ray', 'starlette') if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def session(process):
+    """Return the processes of the session that a process began."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            # Those that have ended, and wait to be noticed, have no words.
+            if os.getsid(int(file.parent.name)) == process.pid and file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
+
+
+@contextlib.contextmanager
+def example(*arguments):
+    """Run `examples/serve.py`. At the end, nothing of it is left."""
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "serve.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+    def kill():
+        for number in session(process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+    # Reading what it prints ends at the latest when it has ended.
+    killer = threading.Timer(2 * TIMEOUT, kill)
+    killer.start()
+    try:
+        yield process
+    finally:
+        killer.cancel()
+        kill()
+        process.wait(10)
+        process.stdout.close()
+
+
+def test_the_example_answers_until_sigterm_stops_it(model, tmp_path):
+    model.save(tmp_path / "m.keras")
+    port, body = free_port(), encoded()
+    words = ["--model", tmp_path / "m.keras", "--port", port, "--threads", 1]
+    with example(*words) as process:
+        printed = []
+        for line in process.stdout:
+            printed.append(line)
+            if line.startswith("Ctrl-C"):
+                break
+        assert f"http://127.0.0.1:{port}/healthz\n" in "".join(printed), printed
+        status, _, answer = ask(port, body=body)
+        assert status == 200
+        check_predictions(answer["predictions"], expected_answer(model, body), 1e-6)
+        # What is in flight is answered.
+        with half_sent(port, "/predict", body) as rest:
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout.readline() == "Stopping ...\n"
+            assert rest(send=True) == (200, answer)
+        assert process.wait(TIMEOUT) == 0
+        end = time.monotonic() + TIMEOUT
+        while session(process) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not session(process)
+    with pytest.raises(OSError):
+        ask(port, "GET", "/healthz")

@@ -16,37 +16,40 @@ class Progress:
     It writes to the error output. If that is a terminal, a bar is drawn; otherwise a
     line is written every half minute.
 
+    The first update says how many were done before.
+
     Args:
-        total: Number of all things.
-        done: Number of those that were done before. Defaults to `0`.
         unit: What they are. Defaults to `"image"`.
     """
 
-    def __init__(self, total: int, done: int = 0, unit: str = "image"):
+    def __init__(self, unit: str = "image"):
         self._bar = tqdm(
-            total=total,
-            initial=done,
             unit=unit,
             dynamic_ncols=True,
             # A short run needs no bar.
             delay=1,
             disable=not sys.stderr.isatty(),
         )
-        self._total, self._unit = total, unit
-        self._first = self._done = done
+        self._unit = unit
+        self._first: int | None = None
+        self._done = 0
         self._started = self._shown = time.monotonic()
 
-    def update(self, done: int) -> None:
-        """Show that so many things are done."""
+    def update(self, done: int, total: int) -> None:
+        """Show that so many of all things are done."""
+        if self._first is None:
+            self._first = self._done = done
+            self._started = self._shown = time.monotonic()
+            self._bar.total, self._bar.initial, self._bar.n = total, done, done
         self._bar.update(done - self._done)
         self._done = done
         now = time.monotonic()
         if self._bar.disable and now - self._shown >= _INTERVAL:
             self._shown = now
             rate = (done - self._first) / (now - self._started)
-            left = tqdm.format_interval((self._total - done) / rate) if rate else "?"
+            left = tqdm.format_interval((total - done) / rate) if rate else "?"
             print(
-                f"{done:,} of {self._total:,} {self._unit}s, {rate:.1f} a second, "
+                f"{done:,} of {total:,} {self._unit}s, {rate:.1f} a second, "
                 f"{left} left",
                 file=sys.stderr,
                 flush=True,

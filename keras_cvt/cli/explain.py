@@ -13,7 +13,7 @@ from keras_cvt.data.folders import printable
 from keras_cvt.inference import classifier_of
 from keras_cvt.inference.classifier import best_classes
 from keras_cvt.preprocessing import pil
-from keras_cvt.preprocessing.images import preprocess_files
+from keras_cvt.preprocessing.batches import preprocess_files
 
 # Inches of one photo or heat map.
 _CELL = 3.0

@@ -8,7 +8,8 @@ import numpy as np
 
 from keras_cvt.data.folders import list_images
 from keras_cvt.eval_transform import EvalTransform
-from keras_cvt.preprocessing.images import PathLike, preprocess_files
+from keras_cvt.preprocessing.batches import preprocess_files
+from keras_cvt.preprocessing.images import PathLike
 
 
 def list_paths(names: Sequence[str]) -> list[Path]:

@@ -75,17 +75,14 @@ def _write(options):
     if options.resume and is_finished(output):
         print(f"{printable(output)} is finished. Delete it to compute it again.")
         return 0
-    shown: list[Progress] = []
-
-    def show(done, total, rows):
-        if not shown:
-            shown.append(Progress(total, done))
-        _print_skipped(shown[0], rows)
-        shown[0].update(done)
-
     classifier = loading.any_classifier(options)
     started = time.monotonic()
-    try:
+    with Progress() as progress:
+
+        def show(done, total, rows):
+            _print_skipped(progress, rows)
+            progress.update(done, total)
+
         result = predict_files(
             classifier,
             options.images,
@@ -97,9 +94,6 @@ def _write(options):
             resume=options.resume,
             progress=show,
         )
-    finally:
-        for progress in shown:
-            progress.__exit__()
     seconds = time.monotonic() - started
     facts = {
         "output": str(output),
@@ -132,29 +126,23 @@ def _print(options):
         batch_size=min(options.batch_size, max(total, 1)),
         workers=options.workers,
     )
-    # Only whether there was one: there may be millions.
-    skipped: list[str] = []
-    with Progress(total) as progress:
-        rows = _readable(progress, batches, skipped)
-        if options.json:
-            _print_json(progress, rows)
-        else:
-            _print_tables(progress, rows)
-    return 1 if skipped else 0
+    done = read = 0
 
+    def readable(progress):
+        """Yield the rows of the images that could be read, and list the others."""
+        nonlocal done, read
+        progress.update(0, total)
+        for batch in batches:
+            _print_skipped(progress, batch)
+            rows = [row for row in batch if "error" not in row]
+            done, read = done + len(batch), read + len(rows)
+            yield from rows
+            progress.update(done, total)
 
-def _readable(progress, batches, skipped):
-    """Yield the rows of the images that could be read, and list the others."""
-    done = 0
-    for batch in batches:
-        _print_skipped(progress, batch)
-        for row in batch:
-            if "error" in row:
-                skipped[:] = [row["image"]]
-            else:
-                yield row
-        done += len(batch)
-        progress.update(done)
+    show = _print_json if options.json else _print_tables
+    with Progress() as progress:
+        show(progress, readable(progress))
+    return 1 if read < done else 0
 
 
 def _print_json(progress, rows):

@@ -162,13 +162,14 @@ def embed_files(
     features: list[np.ndarray] = []
     readable: list[PathLike] = []
     unreadable: list[tuple[PathLike, Exception]] = []
-    with Progress(len(paths)) as progress:
+    with Progress() as progress:
+        progress.update(0, len(paths))
         for batch in file_batches(paths, extractor, batch_size):
             readable += batch.readable
             unreadable += batch.unreadable
             if len(batch.images):
                 features.append(extractor.predict(batch.images, verbose=0))
-            progress.update(len(readable) + len(unreadable))
+            progress.update(len(readable) + len(unreadable), len(paths))
     if not features:
         reason = "{}: {}".format(*unreadable[0]) if unreadable else "no images"
         raise ValueError(f"Expected images that can be read. Received: {reason}")

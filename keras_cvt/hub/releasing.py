@@ -19,7 +19,7 @@ from keras_cvt.hub.folder import write_folder
 from keras_cvt.hub.space import write_space
 from keras_cvt.hub.transformers_reference import transformers_logits
 from keras_cvt.hub.upload import upload_folder
-from keras_cvt.preprocessing.images import preprocess_files
+from keras_cvt.preprocessing.batches import preprocess_files
 from keras_cvt.repository import integrity
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,14 @@ from keras_cvt._utils import validation
 from keras_cvt.preprocessing import pil
 from keras_cvt.preprocessing.images import (
     PathLike,
-    find_eval_transform,
-    preprocess_input,
+    find_expected,
+    preprocess_for,
 )
 
 # Batches that are read while one is computed.
 _AHEAD = 2
+# Paths per batch, if all are read anyway.
+_WHOLE = 16
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,7 @@ def file_batches(
         A `FileBatch` for each `batch_size` paths.
     """
     validation.check_int(1, batch_size=batch_size)
-    # Once: a model reads it off its graph.
-    transform = find_eval_transform(model_or_weights)
+    expected = find_expected(model_or_weights)
     waiting: collections.deque[list[tuple[File, Future]]] = collections.deque()
     paths = iter(paths)
     executor = ThreadPoolExecutor(workers or os.cpu_count(), "keras_cvt_read")
@@ -100,7 +101,7 @@ def file_batches(
                 if not batch:
                     break
                 waiting.append(
-                    [(p, executor.submit(_read, p, transform)) for p in batch]
+                    [(p, executor.submit(_read, p, *expected)) for p in batch]
                 )
             if not waiting:
                 return
@@ -109,11 +110,32 @@ def file_batches(
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _read(path, transform):
+def preprocess_files(
+    paths: Iterable[File], model_or_weights: Any
+) -> tuple[list[np.ndarray], list[File], list[tuple[File, Exception]]]:
+    """Read all image files, in threads, and leave out those that cannot be read.
+
+    Args:
+        paths: Paths or contents of image files.
+        model_or_weights: As in `preprocess_input`.
+
+    Returns:
+        The images, each float32 (height, width, 3); their paths; and the paths of the
+        other files, each with the error.
+    """
+    batches = list(file_batches(paths, model_or_weights, _WHOLE))
+    return (
+        [image for batch in batches for image in batch.images],
+        [path for batch in batches for path in batch.readable],
+        [failed for batch in batches for failed in batch.unreadable],
+    )
+
+
+def _read(path, transform, channels):
     try:
         if isinstance(path, EncodedImage):
             path = pil.read_rgb(io.BytesIO(path.content))
-        return preprocess_input(path, transform)[0]
+        return preprocess_for(path, transform, channels)[0]
     except (ValueError, OSError) as error:
         return error
 

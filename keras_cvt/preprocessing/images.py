@@ -1,7 +1,6 @@
 """`preprocess_input`: files, arrays and tensors to the pixels that a CvT takes."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,11 +79,25 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
     Reference:
         `build_transforms` of the official `lib/dataset/transformas/build.py`.
     """
-    channels = None
+    return preprocess_for(images, *find_expected(model_or_weights))
+
+
+def find_expected(model_or_weights: Any) -> tuple[EvalTransform, int | None]:
+    """Return the transform, and the number of channels, that images must have.
+
+    The number is None if any will do. A model reads both off its graph.
+    """
     if isinstance(model_or_weights, CvTModel):
         description = model_or_weights.description
-        model_or_weights, channels = description.eval_transform, description.channels
-    transformed = _transform(images, find_eval_transform(model_or_weights))
+        return description.eval_transform, description.channels
+    return find_eval_transform(model_or_weights), None
+
+
+def preprocess_for(
+    images: Any, transform: EvalTransform, channels: int | None
+) -> "np.ndarray | tf.Tensor":
+    """Preprocess images, with what `find_expected` returned; see `preprocess_input`."""
+    transformed = _transform(images, transform)
     given = transformed.shape[-1]
     if None not in (channels, given) and given != channels:
         raise ValueError(
@@ -92,31 +105,6 @@ def preprocess_input(images: Any, model_or_weights: Any) -> "np.ndarray | tf.Ten
             f"Received: {given} channels"
         )
     return transformed
-
-
-def preprocess_files(
-    paths: Sequence[PathLike], model_or_weights: Any
-) -> tuple[list[np.ndarray], list[PathLike], list[tuple[PathLike, Exception]]]:
-    """Preprocess image files, and leave out those that cannot be read.
-
-    Args:
-        paths: Paths of image files.
-        model_or_weights: As in `preprocess_input`.
-
-    Returns:
-        The images, each float32 (height, width, 3); their paths; and the paths of the
-        other files, each with the error.
-    """
-    images: list[np.ndarray] = []
-    readable: list[PathLike] = []
-    unreadable: list[tuple[PathLike, Exception]] = []
-    for path in paths:
-        try:
-            images.append(preprocess_input(path, model_or_weights)[0])
-            readable.append(path)
-        except (ValueError, OSError) as error:
-            unreadable.append((path, error))
-    return images, readable, unreadable
 
 
 def _transform(images, transform):

@@ -421,7 +421,10 @@ def test_a_network_that_is_missing_is_named(browser, folder, tmp_path):
     with served(tmp_path / "page") as address:
         page = browser.new_page()
         page.goto(address)
-        page.get_by_text("model.onnx is missing: the server answered 404").wait_for()
+        missing = page.get_by_text("model.onnx is missing: the server answered 404")
+        missing.wait_for()
+        assert page.get_by_role("status").inner_text() == missing.inner_text()
+        page.close()
 
 
 def test_an_isolated_page_computes_in_threads(browser, folder, model):

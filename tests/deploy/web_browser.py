@@ -110,7 +110,7 @@ def served(folder, headers=None, arrived=None):
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_):
-            pass
+            """Print no line for each request."""
 
         def parse_request(self):
             parsed = super().parse_request()

@@ -15,29 +15,32 @@ import asyncio
 import collections
 import contextlib
 import datetime
-import functools
-import io
 import json
 import os
 import signal
 import socket
 import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from networks import MODELS
 from reports import command_line, keep, processor, say, table, versions
+from serving_load import (
+    closed_loop,
+    count_wrong,
+    hostile,
+    open_loop,
+    others,
+    percentiles,
+    span,
+)
+from serving_servers import OURS, SERVERS
 
 OUR_PACKAGES = ("keras", "tensorflow-cpu", "ray", "torch", "transformers", "openvino")
-TIMEOUT_S = 20.0  # of the client
 PHOTOS = 32
-NEEDED = 50  # accepted requests for a 99th percentile
 
 
 def arguments():
@@ -61,160 +64,6 @@ def arguments():
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--files", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-# ---------------------------------------------------------------- servers
-
-
-def ray_serve(args, file="model.keras", batch_size=None, replica=None):
-    """Serve with `keras_cvt.serving` until SIGTERM."""
-    import ray
-    from ray import serve
-
-    from keras_cvt.serving import application
-
-    if replica is not None:
-        application.__globals__["ImageClassifier"] = replica()
-    app = application(
-        args.files / file,
-        batch_size=batch_size or args.batch_size,
-        threads=args.threads,
-        timeout_s=TIMEOUT_S / 2,
-        max_ongoing_requests=4 * args.batch_size,
-    )
-    ray.init(
-        "local",
-        num_cpus=args.threads,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=200 * 2**20,
-    )
-    quiet = {"log_level": "ERROR", "enable_access_log": False}
-    serve.start(http_options={"port": args.port}, logging_config=quiet)
-    serve.run(app, logging_config=quiet)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    print("ready", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.pause()
-    ray.shutdown()
-
-
-def serve_batch_replica():
-    """Return the replica with `ray.serve.batch` in place of its own batches."""
-    from ray import serve
-
-    from keras_cvt.serving.replica import ImageClassifier
-
-    class Replica(ImageClassifier):
-        def __init__(self, *args, batch_size, batch_wait_s, **kwargs):
-            super().__init__(
-                *args, batch_size=batch_size, batch_wait_s=batch_wait_s, **kwargs
-            )
-            self._batcher = self._batched
-            self._batched.set_max_batch_size(batch_size)
-            self._batched.set_batch_wait_timeout_s(batch_wait_s)
-
-        @serve.batch
-        async def _batched(self, images):
-            loop = asyncio.get_running_loop()
-            return list(await loop.run_in_executor(None, self._scores, images))
-
-    return Replica
-
-
-def saved_model(args):
-    """Serve the SavedModel's signature for bytes with Starlette, in this process."""
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(args.files / "model_folder"))
-    classify = loaded.signatures["classify_encoded"]
-
-    def predict(content):
-        try:
-            found = classify(encoded=tf.constant([content]))
-        except tf.errors.InvalidArgumentError as error:
-            return 400, {"error": error.message}
-        labels = [label.decode() for label in found["labels"].numpy()[0]]
-        return 200, {"labels": labels, "scores": found["scores"].numpy()[0].tolist()}
-
-    starlette_server(args, predict)
-
-
-def transformers_server(args):
-    """Serve transformers' PyTorch CvT with FastAPI, in this process."""
-    import numpy as np
-    import torch
-    from PIL import Image
-    from transformers import CvtConfig, CvtForImageClassification
-
-    torch.set_num_threads(args.threads)
-    settings = json.loads((args.files / "transformers.json").read_text())
-    network = CvtForImageClassification(CvtConfig(**settings)).eval()
-    size = settings["image_size"]
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-    def predict(content):
-        try:
-            image = Image.open(io.BytesIO(content)).convert("RGB")
-        except OSError as error:
-            return 400, {"error": str(error)}
-        scale = size / 0.875 / min(image.size)
-        image = image.resize([round(side * scale) for side in image.size], 3)
-        left, top = ((side - size) // 2 for side in image.size)
-        image = image.crop((left, top, left + size, top + size))
-        pixels = (np.asarray(image, "float32") / 255 - mean) / std
-        batch = torch.from_numpy(pixels.astype("float32")).permute(2, 0, 1)[None]
-        with torch.inference_mode():
-            best = network(batch).logits.softmax(-1)[0].topk(5)
-        return 200, {"labels": best.indices.tolist(), "scores": best.values.tolist()}
-
-    starlette_server(args, predict)
-
-
-def starlette_server(args, predict):
-    """Serve a function of the bytes with FastAPI and uvicorn until SIGTERM."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    import uvicorn
-    from fastapi import FastAPI, Request
-    from fastapi.responses import JSONResponse
-
-    # One call at a time has all threads; the event loop stays free.
-    executor = ThreadPoolExecutor(1)
-    app = FastAPI()
-
-    @app.post("/predict")
-    async def answer(request: Request):
-        content = await request.body()
-        loop = asyncio.get_running_loop()
-        status, found = await loop.run_in_executor(executor, predict, content)
-        return JSONResponse(found, status)
-
-    for photo in sorted(args.files.glob("photo*.jpg"))[:3]:
-        predict(photo.read_bytes())
-    config = uvicorn.Config(app, port=args.port, log_level="error", access_log=False)
-    server = uvicorn.Server(config)
-
-    async def serve():
-        running = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        print("ready", flush=True)
-        await running
-
-    asyncio.run(serve())
-
-
-OURS = "Ray Serve"
-SERVERS = {
-    OURS: ray_serve,
-    f"{OURS}, without batches": functools.partial(ray_serve, batch_size=1),
-    f"{OURS}, serve.batch": functools.partial(ray_serve, replica=serve_batch_replica),
-    f"{OURS}, SavedModel": functools.partial(ray_serve, file="model_folder"),
-    f"{OURS}, OpenVINO file": functools.partial(ray_serve, file="model.xml"),
-    "SavedModel for bytes, FastAPI": saved_model,
-    "transformers, FastAPI": transformers_server,
-}
 
 
 # ---------------------------------------------------------------- files
@@ -278,131 +127,6 @@ def photograph(seed, size=(500, 375)):
     pixels = np.asarray(Image.fromarray(coarse).resize(size, 3), "float32")
     pixels = pixels + rng.normal(0, 6, pixels.shape)
     return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
-
-
-def hostile(photo):
-    """Return requests that do harm: for each a body, and the statuses it may get."""
-
-    def png(width, height, data):
-        def chunk(kind, data):
-            checked = struct.pack(">I", zlib.crc32(kind + data))
-            return struct.pack(">I", len(data)) + kind + data + checked
-
-        header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-        parts = (b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")
-        return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-    return {
-        "empty": (b"", {400}),
-        "HTML": (b"<html><body>no image</body></html>", {400}),
-        "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", {400}),
-        "truncated JPEG": (photo[: len(photo) // 2], {400}),
-        "noise": (os.urandom(50_000), {400}),
-        "JPEG's first bytes, then noise": (photo[:20] + os.urandom(50_000), {400}),
-        "PNG that declares 60,000 x 60,000": (png(60_000, 60_000, b"0"), {400}),
-        "PNG of 10,000 x 10,000": (png(10_000, 10_000, bytes(10_001 * 10_000)), {400}),
-        "PNG of 7,000 x 7,000, still allowed": (
-            png(7_000, 7_000, bytes(7_001 * 7_000)),
-            {200},
-        ),
-        "20 MB": (bytes(20_000_000), {413}),
-    }
-
-
-# ---------------------------------------------------------------- load
-
-
-@dataclass
-class Answer:
-    """What came back: index of the request's body, status, seconds, JSON, when."""
-
-    index: int
-    status: int
-    latency: float
-    content: object
-    time: float
-
-
-async def open_loop(port, bodies, indices, rate, seconds, seed=0):
-    """Send bodies at a rate of `rate` a second; return the answers."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1 / rate, max(1, round(rate * seconds)))
-    chosen = rng.choice(len(indices), len(gaps))
-    answers = []
-    async with client() as session:
-        start, due, tasks = time.perf_counter(), 0.0, []
-        for gap, choice in zip(gaps, chosen, strict=True):
-            due += gap
-            await asyncio.sleep(max(0, start + due - time.perf_counter()))
-            index = indices[choice]
-            tasks.append(
-                asyncio.create_task(
-                    ask(session, port, index, bodies[index], start + due, answers)
-                )
-            )
-        await asyncio.gather(*tasks)
-    return answers
-
-
-async def closed_loop(port, bodies, seconds, clients=16):
-    """Return the requests a second that clients get, each asking all the time."""
-    answers = []
-    start = time.perf_counter()
-
-    async def one(session, number):
-        while time.perf_counter() < start + seconds:
-            index = (number + len(answers)) % len(bodies)
-            due = time.perf_counter()
-            await ask(session, port, index, bodies[index], due, answers)
-
-    async with client() as session:
-        await asyncio.gather(*(one(session, number) for number in range(clients)))
-    good = sum(answer.status == 200 for answer in answers)
-    return good / (time.perf_counter() - start)
-
-
-def client():
-    import aiohttp
-
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-    )
-
-
-async def ask(session, port, index, body, due, answers):
-    import aiohttp
-
-    status, content = 0, None
-    try:
-        url = f"http://127.0.0.1:{port}/predict"
-        async with session.post(url, data=body) as response:
-            status, text = response.status, await response.read()
-        with contextlib.suppress(ValueError):
-            content = json.loads(text)
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        content = f"{type(error).__name__}: {error}"
-    now = time.perf_counter()
-    answers.append(Answer(index, status, now - due, content, now))
-
-
-def percentiles(answers):
-    """Return the 50th, 95th and 99th percentile of the latencies in ms, as text."""
-    accepted = [1000 * a.latency for a in answers if a.status == 200]
-    if len(accepted) < 2:
-        return ["-"] * 3
-    cuts = statistics.quantiles(accepted, n=100, method="inclusive")
-    last = f"{cuts[98]:.0f}" if len(accepted) >= NEEDED else "-"
-    return [f"{cuts[49]:.0f}", f"{cuts[94]:.0f}", last]
-
-
-def others(answers):
-    """Return how many answers were not 200, by status; 0 is no answer at all."""
-    counts = collections.Counter(a.status for a in answers if a.status != 200)
-    parts = [f"{s or 'none'}: {n / len(answers):.1%}" for s, n in counts.items()]
-    return ", ".join(parts) or "0"
 
 
 # ---------------------------------------------------------------- processes
@@ -536,27 +260,6 @@ def compare(args, folder, photos, expected):
     return list(table(header, rows))
 
 
-def span(answers):
-    """Return the seconds from the first request to the last answer."""
-    return max(a.time for a in answers) - min(a.time - a.latency for a in answers)
-
-
-def count_wrong(answers, expected, tolerance=1e-4):
-    """Return how many of the accepted photos got another answer than they should."""
-    wrong = 0
-    for answer in answers:
-        if answer.status != 200 or answer.index >= len(expected):
-            continue
-        right = expected[answer.index]
-        found = answer.content["predictions"]
-        scores = {entry["label"]: entry["score"] for entry in found}
-        wrong += any(
-            abs(scores.get(entry["label"], 9) - entry["score"]) > tolerance
-            for entry in right
-        )
-    return wrong
-
-
 async def hold(args, process, port, photos, expected):
     """Hold a load with hostile requests, then twice the capacity."""
     bad = hostile(photos[0])
@@ -660,6 +363,8 @@ def main():
     if args.server:
         SERVERS[args.server](args)
         return
+    # So that the servers end too if somebody ends this program.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     keep(report(args), args.output)
 
 

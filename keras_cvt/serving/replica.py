@@ -157,12 +157,12 @@ class ImageClassifier:
 
 
 def sizes(batch_size: int) -> list[int]:
-    """Return the batch sizes that the network is compiled for: 1, 2, 4, ... and this.
+    """Return the batch sizes that the network is compiled for: 1, 2, 3, 4, 6, 8, 12 ...
 
-    A batch takes the next larger one. So it is less than twice as large as it needs be.
+    A batch takes the next larger one, which is less than half again as large.
     """
-    powers = [1 << i for i in range((batch_size - 1).bit_length())]
-    return [*powers, batch_size]
+    steps = (n << i for i in range(batch_size.bit_length()) for n in (1, 3))
+    return sorted({batch_size, *(n for n in steps if n < batch_size)})
 
 
 def _parse_top(text):

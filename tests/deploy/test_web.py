@@ -1,35 +1,23 @@
-"""A web page of a model: its folder, its metadata, its scripts in Node, its Space."""
+"""A web page of a model: its folder and its metadata."""
 
-import io
 import json
 import re
 from pathlib import Path
 
-import hub_models
 import keras
 import networks
-import numpy as np
 import pytest
 import web_browser
-import yaml
 from command_line import run as run_command
-from hub_client import loopback
-from PIL import Image, ImageCms
+from web_pages import FILES, files_in
 
 import keras_cvt
-from keras_cvt import deploy, hub
+from keras_cvt import deploy
 from keras_cvt.deploy import export, formats
 from keras_cvt.deploy.formats import web
-from keras_cvt.preprocessing import EvalTransform, transform
-from keras_cvt.repository import integrity
+from keras_cvt.preprocessing import EvalTransform
 
 ROOT = Path(__file__).parents[2]
-REPO = "me/flowers"
-SPACE = f"spaces/{REPO}"
-FILES = {
-    *("index.html", "style.css", "app.js", "worker.js", "decode.js", "preprocess.js"),
-    *("model.onnx", "page.json", "keras_cvt.json"),
-}
 
 tensorflow_only = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exports need TensorFlow"
@@ -59,10 +47,6 @@ def page(model, runtime, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "page"
     metadata = export(model, path, "web", runtime=runtime)
     return path, metadata
-
-
-def files_in(folder):
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
 def policy(path):
@@ -261,275 +245,3 @@ def test_the_wheel_holds_the_files_of_a_page(tmp_path):
     included = {file.distribution_path for file in builder.recurse_included_files()}
     assets = {f"keras_cvt/assets/web/{name}" for name in (*web._STATIC, "index.html")}
     assert assets <= included
-
-
-# The scripts in Node, without a browser
-
-PREPROCESS = """
-import fs from "node:fs";
-import { preprocess } from "./preprocess.js";
-
-for (const { file, size, transform, tallFirst } of JSON.parse(
-  fs.readFileSync(process.argv[2]),
-)) {
-  const rgba = new Uint8Array(fs.readFileSync(file));
-  const pixels = preprocess(rgba, ...size, transform, tallFirst);
-  fs.writeFileSync(`${file}.out`, pixels);
-}
-"""
-SIZES = [
-    *((224, 224), (256, 256), (500, 333), (333, 500), (50, 40), (1, 1), (1, 300)),
-    *((64, 900), (900, 64), (257, 256), (640, 480), (224, 500), (2000, 100)),
-]
-TRANSFORMS = [
-    EvalTransform((224, 224), 0.875),
-    EvalTransform((384, 384), None),
-    EvalTransform((64, 96), 0.9),
-    EvalTransform((33, 65), 1.0),
-]
-
-
-def test_the_script_makes_the_pixels_of_preprocess_input(tmp_path):
-    rng = np.random.default_rng(0)
-    images, calls = [], []
-    for size in SIZES:
-        width, height = size
-        for wanted in TRANSFORMS:
-            image = rng.integers(0, 256, (height, width, 4), "uint8")
-            # Sharp edges, behind which bicubic values are clipped.
-            image[: height // 2] = 255 * (image[: height // 2] > 127)
-            file = tmp_path / f"{len(images)}.raw"
-            file.write_bytes(image.tobytes())
-            images.append((image[..., :3].copy(), wanted))
-            calls.append(
-                {
-                    "file": str(file),
-                    "size": size,
-                    "transform": wanted.to_dict(),
-                    "tallFirst": bool(transform.vertical_first(4, 1, 1, 1)),
-                }
-            )
-    (tmp_path / "calls.json").write_text(json.dumps(calls))
-    web_browser.run_in_node(tmp_path, PREPROCESS, tmp_path / "calls.json")
-    for call, (image, wanted) in zip(calls, images, strict=True):
-        expected = keras_cvt.preprocess_input(Image.fromarray(image), wanted)[0]
-        found = np.fromfile(call["file"] + ".out", "uint8").reshape(expected.shape)
-        np.testing.assert_array_equal(found, expected, err_msg=str(call))
-
-
-def test_the_script_refuses_what_preprocess_input_refuses(tmp_path):
-    program = """
-    import { checkSize } from "./preprocess.js";
-    const refused = [[0, 5], [65536, 1], [20000, 9000], [65535, 1], [10000, 10000]];
-    console.log(JSON.stringify(refused.map(([width, height]) => {
-      try { checkSize(width, height); return false; } catch { return true; }
-    })));
-    """
-    found = json.loads(web_browser.run_in_node(tmp_path, program))
-    assert found == [True, True, True, False, False]
-
-
-PLAIN = """
-import fs from "node:fs";
-import { withoutMetadata } from "./decode.js";
-
-const [source, target, upright] = process.argv.slice(2);
-const parts = withoutMetadata(fs.readFileSync(source), upright === "upright");
-fs.writeFileSync(target, Buffer.concat(parts));
-"""
-
-
-@pytest.mark.parametrize("upright", [False, True])
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WebP"])
-def test_orientation_and_profile_are_taken_out_of_a_file(tmp_path, format, upright):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), "uint8")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
-    source, target = tmp_path / "source", tmp_path / "target"
-    image = Image.fromarray(pixels)
-    image.save(source, format, exif=exif, icc_profile=profile, lossless=True)
-    word = "upright" if upright else "-"
-    web_browser.run_in_node(tmp_path, PLAIN, source, target, word)
-    with Image.open(source) as before, Image.open(target) as after:
-        assert "icc_profile" in before.info and "icc_profile" not in after.info
-        assert before.getexif()[0x0112] == 6
-        assert after.getexif().get(0x0112) == (6 if upright else None)
-        np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
-
-
-def test_other_and_damaged_files_pass_through_as_they_are(tmp_path):
-    content = io.BytesIO()
-    Image.new("RGB", (9, 9)).save(content, "GIF")
-    for i, data in enumerate((content.getvalue(), b"", b"\xff\xd8\xff", b"\x89PNG")):
-        source, target = tmp_path / f"{i}", tmp_path / f"{i}.out"
-        source.write_bytes(data)
-        web_browser.run_in_node(tmp_path, PLAIN, source, target, "-")
-        assert target.read_bytes() == data
-
-
-# The Hub
-
-
-@tensorflow_only
-def test_a_card_says_how_to_show_a_page(tmp_path):
-    model = hub_models.classifier()
-    hub.write_artefacts(model, tmp_path / "exports", ["web"])
-    hub.write_folder(
-        model, tmp_path / "folder", repo_id=REPO, artefacts=tmp_path / "exports"
-    )
-    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
-    assert "| `web_page` | web page | " in card
-    assert "python -m http.server --directory web_page" in card
-    assert (tmp_path / "folder" / "web_page" / "index.html").is_file()
-
-
-@pytest.fixture(scope="module")
-def pushed(tmp_path_factory):
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("exports need TensorFlow")
-    with pytest.MonkeyPatch.context() as patch:
-        with loopback(tmp_path_factory.mktemp("pushed"), patch) as server:
-            model = hub_models.classifier()
-            about = hub.About(license="apache-2.0")
-            names = {"class_names": hub_models.LABELS, "about": about}
-            report = hub.push(model, REPO, page=True, **names)
-            yield server, model, names, report
-
-
-def test_a_push_with_a_page_makes_a_static_space(pushed):
-    server, _, _, report = pushed
-    assert report.space == f"{server.url}/spaces/{REPO}"
-    assert report.url == f"{server.url}/{REPO}"
-    assert server.sdks == {SPACE: "static"} and server.private[SPACE]
-    files = server.repos[SPACE]
-    assert set(files) == FILES | {"README.md", "SHA256SUMS", ".gitattributes"}
-    assert len(server.history[SPACE]) == 2  # the Hub's own, and ours
-    assert "index.html" not in server.repos[REPO]
-    names = json.loads(files["keras_cvt.json"])["class_names"]
-    assert names == hub_models.LABELS
-
-
-def test_a_space_links_its_model_and_isolates_its_page(pushed):
-    server, *_ = pushed
-    _, front, text = server.repos[SPACE]["README.md"].decode().split("---\n")
-    metadata = yaml.safe_load(front)
-    assert metadata["sdk"] == "static" and metadata["app_file"] == "index.html"
-    assert metadata["models"] == [REPO] and metadata["license"] == "apache-2.0"
-    headers = metadata["custom_headers"]
-    assert headers["cross-origin-opener-policy"] == "same-origin"
-    assert headers["cross-origin-embedder-policy"] == "require-corp"
-    assert f"(https://huggingface.co/{REPO})" in text and "Nothing is uploaded" in text
-
-
-def test_the_network_of_a_space_computes_what_the_model_computes(pushed, tmp_path):
-    server, model, *_ = pushed
-    for name, content in server.repos[SPACE].items():
-        (tmp_path / name).write_bytes(content)
-    sums = integrity.read_sums(tmp_path / integrity.SUMS)
-    assert set(sums) == FILES | {"README.md"}
-    assert deploy.verify(model, tmp_path, hub_models.images()).passed
-
-
-def test_a_space_keeps_its_owners_text_and_replaces_an_earlier_page(pushed, tmp_path):
-    server, model, names, _ = pushed
-    server.commit(SPACE, None, [])
-    files = server.repos[SPACE]
-    files["README.md"] = files["README.md"].replace(
-        b"sdk: static", b"sdk: static\nemoji: X"
-    )
-    files["README.md"] += b"\nMy own words.\n"
-    files["notes.txt"] = b"mine"
-    export(model, tmp_path / "page", "web", "dynamic_int8", class_names=["x"] * 4)
-    hub.push(model, REPO, page=tmp_path / "page", **names)
-    files = server.repos[SPACE]
-    assert b"emoji: X" in files["README.md"] and b"My own words." in files["README.md"]
-    assert files["notes.txt"] == b"mine"
-    metadata = json.loads(files["keras_cvt.json"])
-    assert metadata["quantization"] == "dynamic_int8"
-    assert metadata["class_names"] == ["x"] * 4
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """A small classifier and a page of it."""
-    model = hub_models.classifier()
-    path = tmp_path_factory.mktemp("small") / "page"
-    export(model, path, "web", class_names=hub_models.LABELS)
-    return model, path
-
-
-@tensorflow_only
-def test_a_space_of_something_else_stays_as_it_is(small, tmp_path, monkeypatch):
-    model, page = small
-    with loopback(tmp_path, monkeypatch) as server:
-        hub.push(model, REPO)
-        server.repos[SPACE] = {"app.py": b"mine", "README.md": b"---\nsdk: gradio\n---"}
-        with pytest.raises(ValueError, match=r"a Space with \['app.py'\]"):
-            hub.push(model, REPO, page=page)
-        assert server.repos[SPACE]["app.py"] == b"mine"
-        assert set(server.repos[SPACE]) == {"app.py", "README.md"}
-
-
-@tensorflow_only
-@pytest.mark.parametrize("page", ["missing", "."])
-def test_what_is_no_page_is_refused_before_anything_is_pushed(
-    small, tmp_path, monkeypatch, page
-):
-    monkeypatch.chdir(tmp_path)
-    with loopback(tmp_path, monkeypatch) as server:
-        with pytest.raises(ValueError, match=f"Expected a web page.*page='{page}'"):
-            hub.push(small[0], REPO, page=page)
-        assert server.repos == {}
-
-
-@tensorflow_only
-def test_a_page_of_another_model_is_refused_before_anything_is_pushed(
-    page, small, tmp_path, monkeypatch
-):
-    with loopback(tmp_path, monkeypatch) as server:
-        with pytest.raises(ValueError, match="outputs of shape"):
-            hub.push(small[0], REPO, page=page[0])
-        assert server.repos == {}
-
-
-@tensorflow_only
-def test_a_space_that_cannot_be_pushed_is_named(small, tmp_path, monkeypatch):
-    model, page = small
-    with loopback(tmp_path, monkeypatch) as server:
-        # The model's own creation succeeds.
-        server.before["create"] = lambda: (
-            REPO in server.repos and server.fail("create", 403)
-        )
-        with pytest.raises(
-            PermissionError, match="The Space me/flowers was not pushed"
-        ):
-            hub.push(model, REPO, page=page)
-        assert "model.safetensors" in server.repos[REPO]
-        server.heal()
-        assert hub.push(model, REPO, page=page).space.endswith(SPACE)
-
-
-@tensorflow_only
-def test_convert_pushes_a_page_and_a_second_call_only_what_is_left(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    keras_cvt.checkpoints.save_checkpoint(
-        hub_models.classifier(), tmp_path / "checkpoint", "transformers"
-    )
-    with loopback(tmp_path / "caches", monkeypatch) as server:
-        arguments = ("convert", "checkpoint", f"hf://{REPO}", "--page")
-        status, printed, _ = run_command(*arguments, "--dry-run")
-        assert status == 0 and server.repos == {}
-        written = Path("releases", "me--flowers-space")
-        assert files_in(written) == FILES | {"README.md", "SHA256SUMS"}
-        before = (written / "model.onnx").stat().st_mtime_ns
-        status, printed, _ = run_command(*arguments)
-        assert status == 0 and f"page: {server.url}/{SPACE}" in printed
-        assert (written / "model.onnx").stat().st_mtime_ns == before
-        assert set(server.repos) == {REPO, SPACE}
-    status, _, errors = run_command("convert", "checkpoint", "out.keras", "--page")
-    assert status == 1 and "Expected hf://org/repo with" in errors
-    status, _, errors = run_command("convert", "--all", "hf://me", "--page")
-    assert status == 1 and "--page without --all" in errors

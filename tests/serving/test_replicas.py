@@ -1,0 +1,99 @@
+"""Several replicas of one application, and what happens when one is killed."""
+
+import concurrent.futures
+import os
+import signal
+import time
+
+import pytest
+import ray_cluster
+from serving_client import (
+    NAMES,
+    TIMEOUT,
+    ask,
+    check_predictions,
+    encoded,
+    expected_answer,
+    free_port,
+)
+from test_classifier import network
+
+from keras_cvt import serving
+
+pytest.importorskip("ray.serve")
+
+TITLE = "ray::ServeReplica"
+# Of other clusters on this machine.
+others = set()
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = network()
+    model.class_names = NAMES
+    return model
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    """Return the port of a server with two replicas."""
+    others.update(ray_cluster.processes(TITLE))
+    with ray_cluster.started(cpus=4):
+        from ray import serve
+
+        port = free_port()
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        app = serving.application(
+            model, batch_size=2, threads=1, timeout_s=TIMEOUT, num_replicas=2
+        )
+        serve.run(app)
+        yield port
+        serve.shutdown()
+
+
+def replicas():
+    return set(ray_cluster.processes(TITLE)) - others
+
+
+def ask_all(port, files):
+    with concurrent.futures.ThreadPoolExecutor(len(files)) as executor:
+        return list(executor.map(lambda body: ask(port, body=body), files))
+
+
+def cpu_ticks(process):
+    with open(f"/proc/{process}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def check(model, files, answers):
+    for content, (status, _, answer) in zip(files, answers, strict=True):
+        assert status == 200, answer
+        check_predictions(answer["predictions"], expected_answer(model, content), 1e-6)
+
+
+def test_all_replicas_compute_and_give_the_same_answers(server, model):
+    assert len(replicas()) == 2
+    before = {process: cpu_ticks(process) for process in replicas()}
+    files = [encoded(seed, (300, 300)) for seed in range(12)]
+    for _ in range(5):
+        answers = ask_all(server, files)
+    check(model, files, answers)
+    # Ray gives each request to the less busy of the two.
+    assert all(cpu_ticks(process) > ticks for process, ticks in before.items())
+
+
+def test_the_others_answer_while_a_killed_replica_is_replaced(server, model):
+    killed = min(replicas())
+    os.kill(killed, signal.SIGKILL)
+    files = [encoded(seed) for seed in range(4)]
+    end, right = time.monotonic() + TIMEOUT, 0
+    while time.monotonic() < end:
+        answers = ask_all(server, files)
+        # What was sent to the killed one before Ray knew of it gets an error of Ray's.
+        good = [n for n, answer in enumerate(answers) if answer[0] == 200]
+        check(model, [files[n] for n in good], [answers[n] for n in good])
+        right = right + 1 if len(good) == len(files) else 0
+        if right > 3 and len(replicas()) == 2:
+            break
+    assert right > 3 and len(replicas()) == 2 and killed not in replicas()

@@ -109,9 +109,11 @@ def test_the_demo_classifies_photos_if_the_hub_can_be_reached(served, tmp_path):
         process = start_python([demo, "--output", tmp_path], hub.url, tmp_path)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert "digits" not in output
-    # Five names and scores for each of four photos.
-    assert len(re.findall(r"[a-z]\S* \d+\.\d%", output)) == 20
+    assert "scenes" not in output
+    # Three names and scores for each of seven photos, and the exported file's verdict.
+    answers = re.findall(r"^  \w+: ((?:.* \d+\.\d%(?:, |$)){3})$", output, re.M)
+    assert len(answers) == 7
+    assert "gives the same answer for" in output
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 

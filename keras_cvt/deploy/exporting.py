@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cvt._utils import validation
+from keras_cvt._utils import foreign_output, validation
 from keras_cvt._utils.files import staged
 from keras_cvt._utils.optional import tf
 from keras_cvt.deploy import formats, metadata
@@ -188,7 +188,8 @@ def export(
     options = ExportOptions(shape, description, values, representative, top, beside)
     with staged(path) as target:
         try:
-            variant.format.write(network, target, options)
+            with foreign_output.kept_back():
+                variant.format.write(network, target, options)
         except (OSError, ImportError):
             raise
         # A converter may raise any error, often with pages of its own stack.

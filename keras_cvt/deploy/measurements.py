@@ -96,8 +96,8 @@ class Benchmark:
             elif row.failed:
                 lines.append(f"{row.name} FAILED. {row.failed}")
             elif row.verification and not row.verification.passed:
-                tolerance = row.verification.tolerance
-                lines.append(f"{row.name} FAILED: expected {tolerance}.")
+                tolerance, advice = row.verification.tolerance, row.verification.advice
+                lines.append(f"{row.name} FAILED: expected {tolerance}. {advice or ''}")
         return "\n".join(lines)
 
     def plot(self, path: str | os.PathLike) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_cvt._utils import foreign_output
 from keras_cvt.deploy.exporting import export
 from keras_cvt.deploy.subprocess_export import ERRORS
 
@@ -16,6 +17,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     call = json.loads((folder / "call.json").read_text(encoding="utf-8"))
     images = folder / "images.npy"
+    foreign_output.show()
     try:
         export(
             # Its loss and metrics may be its owner's own, and are not needed.

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 import statistics
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from keras_cvt.description import answers_of
 SMALLEST_COSINE = 0.95
 # For each quantization: largest difference of a logit, smallest share of the same
 # answers, smallest cosine of all images' outputs as one vector, and largest relative
-# error of plain numbers. The smallest cosine of an image would fail a file for a single
-# borderline image.
+# error of plain numbers and of scores that decide nothing. The smallest cosine of an
+# image would fail a file for a single borderline image.
 _TOLERANCES = {
     None: (1e-4, 1.0, None, None),
     "float16": (1e-2, 1.0, None, None),
@@ -38,6 +39,10 @@ _SMALLEST = 1e-30
 _LARGEST_LOGIT = 6.0
 # Numbers that differ by less are equal, whatever their size.
 _ABSOLUTE = 1e-6
+# Below this overall cosine, a file is rather of other weights than badly quantized.
+_OTHER_WEIGHTS = 0.5
+# With fewer, one other answer is more than a percent.
+_FEW_IMAGES = 100
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,11 @@ class Verification:
         relative_error: Largest relative error of plain numbers: of a regression's
             output over all images, or of a feature map of one image. None for other
             outputs.
+        decided: Number of images whose best class the model itself tells from the
+            second by more than the format may change, or of a sigmoid's outputs that
+            are as far from 0.5; see `verify`. None for plain numbers.
+        decided_agreement: Share of those with the same answer; None if there are none.
+        advice: What to do, in words, if the file failed; None if it passed.
     """
 
     path: str
@@ -92,6 +102,9 @@ class Verification:
     passed: bool
     threshold_agreement: float | None = None
     relative_error: float | None = None
+    decided: int | None = None
+    decided_agreement: float | None = None
+    advice: str | None = None
 
     @property
     def agreement(self) -> float | None:
@@ -105,7 +118,7 @@ class Verification:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        """Return a table."""
+        """Return a table, and below it the advice."""
         rows = {
             "largest difference": f"{self.max_difference:.2e}",
             "mean difference": f"{self.mean_difference:.2e}",
@@ -118,6 +131,8 @@ class Verification:
             rows["top-5 agreement"] = f"{self.top5_agreement:.2%}"
         if self.threshold_agreement is not None:
             rows["same side of 0.5"] = f"{self.threshold_agreement:.2%}"
+        if self.decided_agreement not in (None, self.agreement):
+            rows[f"of {self.decided:,} decided"] = f"{self.decided_agreement:.2%}"
         if self.relative_error is not None:
             rows["relative error"] = f"{self.relative_error:.2e}"
         rows |= {
@@ -128,7 +143,10 @@ class Verification:
             "verdict": "passed" if self.passed else "FAILED",
         }
         title = [Path(self.path).name, f"{self.images} images"]
-        return render(title, rows.items())
+        table = render(title, rows.items())
+        if self.advice is None:
+            return table
+        return f"{table}\n\n{textwrap.fill(self.advice, 88, break_on_hyphens=False)}"
 
 
 def verify(
@@ -147,8 +165,17 @@ def verify(
       of 0.95.
     - `"int8"`: 99 % of the best classes, and an overall cosine of 0.95.
 
+    A best class counts only where the model is decided. If each logit may change by
+    `d`, two of them can change places whose difference is at most `2 * d`: between
+    those, the class says nothing about the file. `d` is the limit above for float32 and
+    `"float16"`. It is 10 % (`"dynamic_int8"`, `"bfloat16"`) or 15 % (`"int8"`) of the
+    root mean square of the model's own centred logits over all images. Where the model
+    is undecided, as one with fresh weights is on every image, the scores are judged
+    instead: the root mean square of their differences must be at most `d`.
+
     For a sigmoid, or one logit, the share is that of the outputs on the same side of a
-    probability of 0.5. Regression and features are judged by their error: at most 1e-4
+    probability of 0.5, and counts where the logit is further than `d` from 0.
+    Regression and features are judged by their error: at most 1e-4
     (float32) or 1e-2 (`"float16"`) of an output's largest value, and a relative error
     of 10 % (`"dynamic_int8"`, `"bfloat16"`) or 15 % (`"int8"`).
 
@@ -162,7 +189,8 @@ def verify(
             for each processor.
 
     Returns:
-        The comparison. `passed` is its verdict; a file that fails is not an error.
+        The comparison. `passed` is its verdict, and `advice` says what to do about a
+        file that failed, which is not an error.
 
     Raises:
         ValueError: If the images do not fit, or if the path is not an exported file.
@@ -285,28 +313,41 @@ def _judge(expected, found, described):
     vectors = expected, found
     if answers == "class":
         best = expected.argmax(-1)
-        agreement = float(np.mean(found.argmax(-1) == best))
-        result["top1_agreement"] = agreement
+        same = found.argmax(-1) == best
+        result["top1_agreement"] = float(same.mean())
         if expected.shape[-1] > 5:
             five = np.argsort(-found, axis=-1)[:, :5] == best[:, None]
             result["top5_agreement"] = float(np.mean(five.any(axis=-1)))
-        checks[f"top-1 agreement >= {share:.1%}"] = agreement >= share
         # What all classes of an image share does not matter and would hide the rest.
         vectors = _centred(expected), _centred(found)
+        first, second = np.sort(expected, axis=-1)[:, :-3:-1].T
+        # Both may change, towards each other.
+        margins, name = (first - second) / 2, "top-1 agreement"
     if answers == "decisions":
         same = (expected > 0) == (found > 0)
         if limit is not None:
             same |= difference <= limit  # as close to 0.5 as rounding
-        result["threshold_agreement"] = agreement = float(same.mean())
-        checks[f"same side of 0.5 >= {share:.1%}"] = agreement >= share
+        result["threshold_agreement"] = float(same.mean())
+        margins, name = np.abs(expected), "same side of 0.5"
     cosine = float(np.min(_cosines(*vectors)))
     overall = float(_cosines(*(array.reshape(1, -1) for array in vectors))[0])
     if answers != "values":
+        allowed = limit if largest is None else largest * _root_mean_square(vectors[0])
+        decided = margins > allowed
+        result["decided"] = int(decided.sum())
+        if decided.any():
+            result["decided_agreement"] = agreement = float(same[decided].mean())
+            of = "" if decided.all() else f" of {result['decided']} that are decided"
+            checks[f"{name} >= {share:.1%}{of}"] = agreement >= share
+        if largest is not None and not decided.all():
+            error = _root_mean_square((vectors[0] - vectors[1])[~decided])
+            rule = f"error of undecided scores <= {largest:.0%} of all scores' size"
+            checks[rule] = error <= allowed
         if smallest is not None:
             checks[f"overall cosine >= {smallest}"] = overall >= smallest
         if limit is not None:
             checks[f"difference <= {limit:.1e}"] = bool(difference.max() <= limit)
-    return result | {
+    result |= {
         "max_difference": float(difference.max()),
         "mean_difference": float(difference.mean()),
         "cosine": cosine,
@@ -314,6 +355,53 @@ def _judge(expected, found, described):
         "tolerance": ", ".join(checks),
         "passed": all(checks.values()),
     }
+    if not result["passed"]:
+        result["advice"] = _advise(result, len(found), np.isfinite(expected).all())
+    return result
+
+
+def _advise(result, images, model_is_finite):
+    """Return what to do about a file that failed, in words."""
+    quantization, overall = result["quantization"], result["overall_cosine"]
+    if not model_is_finite:
+        return "The model's own outputs hold NaN or infinity: look at its weights."
+    if not np.isfinite(result["max_difference"]):
+        return (
+            "The file's outputs hold NaN or infinity: its numbers are too small for "
+            "what the network computes. Export it without a quantization."
+        )
+    if overall < _OTHER_WEIGHTS:
+        text = (
+            "The outputs have little in common: is this file of this model, with these "
+            "weights? Export it again."
+        )
+    elif quantization in (None, "float16"):
+        text = (
+            f"The outputs differ by up to {result['max_difference']:.1e}. If that is "
+            "small beside them, it is rounding; otherwise the model has changed since "
+            "the export: export it again."
+        )
+    elif overall >= SMALLEST_COSINE:
+        text = (
+            f"The scores are close (overall cosine {overall:.4f}), but not close "
+            "enough for the same answers."
+        )
+        if images < _FEW_IMAGES:
+            text += f" Compare on more images: {images} are few."
+    else:
+        text = f"The scores differ (overall cosine {overall:.4f})."
+    if quantization == "int8":
+        text += (
+            " Calibrate on more representative images, a few hundred like those that "
+            "the file will see, or try `dynamic_int8`, which needs none."
+        )
+    elif quantization is not None:
+        text += " Try a quantization that keeps more, or none."
+    return text
+
+
+def _root_mean_square(values):
+    return float(np.sqrt(np.mean(values**2)))
 
 
 def _relative_error(kind, expected, found):

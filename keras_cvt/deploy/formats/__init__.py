@@ -10,6 +10,7 @@ import os
 import pkgutil
 from pathlib import Path
 
+from keras_cvt._utils.foreign_output import kept_back
 from keras_cvt.deploy.file_format import FileFormat, Runtime, Variant
 
 
@@ -118,7 +119,9 @@ def open_file(path: str | os.PathLike, threads: int | None = None) -> Runtime:
         ValueError: If it has none of the formats.
         ImportError: If the runtime is missing. The message names the extra.
     """
-    return of_path(path).open(Path(path), threads or os.cpu_count() or 1)
+    found = of_path(path)
+    with kept_back():
+        return found.open(Path(path), threads or os.cpu_count() or 1)
 
 
 def _suffixes():

@@ -82,8 +82,11 @@ def open_file(path: Path, threads: int) -> Runtime:
     litert = FORMAT.import_runtime()
     interpreter = litert.Interpreter(str(path), num_threads=threads)
     (entry,) = interpreter.get_input_details()
-    runner = interpreter.get_signature_runner("serving_default")
     batch_size = int(entry["shape_signature"][0])
+    if -1 not in entry["shape_signature"]:
+        # The first call would do it, and print that there is a delegate.
+        interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("serving_default")
 
     def call(images):
         outputs = runner(images=images)

@@ -10,28 +10,21 @@ import argparse
 import json
 from pathlib import Path
 
-from huggingface_hub import HfApi
-
 from keras_cvt import zoo
-from keras_cvt.repository import client
+from keras_cvt.repository.listing import checkpoint_hashes
 
 ASSET = Path(__file__).parent.parent / "keras_cvt" / "assets" / "hub_files.json"
 
 
 def record(repo: str) -> dict:
     """Return the commit of the main branch, and the SHA-256 of its checkpoint files."""
-    info = HfApi().model_info(repo, files_metadata=True)
-    hashes = {
-        file.rfilename: file.lfs.sha256
-        for file in info.siblings
-        if file.rfilename in client.CHECKPOINT_FILES and file.lfs is not None
-    }
+    revision, hashes = checkpoint_hashes(repo)
     if not hashes:
         raise ValueError(
             "Expected a repository whose checkpoint files have hashes. "
             f"Received: {repo}"
         )
-    return {"revision": info.sha, "sha256": hashes}
+    return {"revision": revision, "sha256": hashes}
 
 
 def main():

@@ -4,6 +4,7 @@
 - the command line, from its parsers
 - the changelog, how to contribute and the measurements, which are files at the root
 - tables of the published weights, in place of the mark `<!-- table of weights -->`
+- the notebooks, and a table of them in place of `<!-- table of notebooks -->`
 
 A new public package appears by itself. Nothing here knows the program that makes the
 site; `docs/hooks.py` gives it these pages.
@@ -11,11 +12,13 @@ site; `docs/hooks.py` gives it these pages.
 
 import argparse
 import importlib
+import json
 import pkgutil
 import posixpath
 import re
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import urlsplit
 
 import keras_cvt
 from keras_cvt import profile, zoo
@@ -37,6 +40,8 @@ MODULES = {
     "zoo": (
         "find",
         "find_repo",
+        "find_file",
+        "known_files",
         "eval_transform",
         "WeightsRecord",
         "RepoFiles",
@@ -58,6 +63,8 @@ INCLUDED = {
     "benchmarks/history/without_avx512.md": "measured/without_avx512.md",
 }
 PICTURES = {"benchmarks/scaling.png": "measured/scaling.png"}
+NOTEBOOKS = "examples/notebooks"
+COLAB = "https://colab.research.google.com/github"
 COMMAND_LINE = "reference/command_line.md"
 
 
@@ -85,6 +92,8 @@ def files() -> dict[str, str | bytes]:
         made[page] = included(source)
     for source, page in PICTURES.items():
         made[page] = (ROOT / source).read_bytes()
+    for notebook in _notebooks():
+        made[f"notebooks/{notebook.name}"] = notebook.read_bytes()
     return made
 
 
@@ -128,8 +137,8 @@ def command_line() -> str:
         "# Command line",
         "",
         "`keras-cvt COMMAND --help` prints what stands here. `python -m keras_cvt.cli` "
-        "is the same program. `TF_CPP_MIN_LOG_LEVEL=2` in the environment silences "
-        "most of TensorFlow's log.",
+        "is the same program, without its quick help. `keras-cvt` keeps back "
+        "TensorFlow's log of its start, unless `TF_CPP_MIN_LOG_LEVEL` is 0 or 1.",
         "",
     ]
     for name, command in commands.choices.items():
@@ -167,9 +176,34 @@ def included(source: str) -> str:
     return re.sub(r"^(#+ )(.*) \([\d-]{10}\)$", _anchor, text, flags=re.M)
 
 
-def fill(markdown: str) -> str:
-    """Return a page with its marks replaced by tables."""
+def fill(markdown: str, repo_url: str | None = None) -> str:
+    """Return a page with its marks replaced by tables.
+
+    Args:
+        markdown: The page.
+        repo_url: Address of the repository on GitHub, or None if it has none.
+    """
+    notebooks = notebooks_table(repo_url)
+    markdown = markdown.replace("<!-- table of notebooks -->", notebooks)
     return markdown.replace("<!-- table of weights -->", weights_table())
+
+
+def notebooks_table(repo_url: str | None) -> str:
+    """Return the table of the notebooks: title, what each does, and where to open it.
+
+    Colab opens notebooks that are on GitHub by their address there.
+    """
+    lines = ["| notebook | | |", "|---|---|---|"]
+    for path in _notebooks():
+        first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
+        title, _, about = "".join(first["source"]).removeprefix("# ").partition("\n\n")
+        cells = [f"[{title}](notebooks/{path.name})", about, ""]
+        if repo_url:
+            repo = urlsplit(repo_url).path.strip("/")
+            place = f"{COLAB}/{repo}/blob/main/{NOTEBOOKS}/{path.name}"
+            cells[-1] = f"[open in Colab]({place})"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def weights_table() -> str:
@@ -196,6 +230,10 @@ def weights_table() -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _notebooks() -> list[Path]:
+    return sorted((ROOT / NOTEBOOKS).glob("*.ipynb"))
 
 
 def _names(module: ModuleType) -> tuple[str, ...]:

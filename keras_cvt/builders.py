@@ -138,7 +138,8 @@ def CvT(  # noqa: D417, N802
 
     Raises:
         ValueError: If an argument is out of range or the weights' name is unknown.
-        OSError: If weights cannot be downloaded and are not cached.
+        OSError: If weights cannot be downloaded and are not cached. Without a network
+            it is a `ConnectionError`, which says where the file is.
         CheckpointError: If a checkpoint cannot be read or does not fit.
 
     Example:

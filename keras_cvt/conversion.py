@@ -11,11 +11,12 @@ import numpy as np
 
 from keras_cvt import builders, checkpoints, zoo
 from keras_cvt._utils import files
-from keras_cvt.checkpoints import layouts, sources, transformers_format
+from keras_cvt.checkpoints import layouts, sources, state_dict, transformers_format
 from keras_cvt.config import CvTConfig
 from keras_cvt.description import ModelDescription
 from keras_cvt.layers.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from keras_cvt.models import CvTModel
+from keras_cvt.repository import client
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +87,10 @@ def convert(
 
     Args:
         checkpoint: A file or folder in any layout of `keras_cvt.checkpoints`,
-            `"hf://org/repo"`, also with `@revision`, or a published name such as
-            `"cvt13/imagenet"`.
+            `"hf://org/repo"`, also with `@revision`, a published name such as
+            `"cvt13/imagenet"`, or a `.keras` file, which Keras loads as a whole: its
+            class names, activation and evaluation transform go where `out` has a place
+            for them, all but `.weights.h5`, `.safetensors` and `.pth`.
         out: Where to save. A name that ends in `.keras` saves the whole classifier,
             which gives probabilities (if it has one output, this number as it is) and,
             if its images have 3 channels, takes pixels of 0-255. What `keras_cvt` or
@@ -95,9 +98,10 @@ def convert(
             `.safetensors` and `.pth` save the weights (the latter two in the official
             layout). A name without a suffix is a folder in the layout of transformers.
         config: The network. Defaults to `None`: the configuration that comes with
-            the checkpoint, or the published network whose shapes fit.
+            the checkpoint, or the published network whose shapes fit. A `.keras` file
+            takes no other.
         activation: `"quick_gelu"` or `"gelu"`. Defaults to `None`: what the origin of
-            the checkpoint says.
+            the checkpoint says. A `.keras` file takes no other.
         reference: An `.npz` file of another implementation with `input`, normalised
             images (B, H, W, C), and `logits` (B, classes). Defaults to `None`.
         tolerance: Largest allowed difference of any logit. Defaults to `2e-5`.
@@ -145,19 +149,66 @@ def load(
         CheckpointError: If the checkpoint cannot be read or does not fit.
         ComparisonError: If the outputs differ from those of the reference.
     """
-    source = sources.resolve(checkpoint, None, config)
-    model = _Target(source, config, activation).build()
+    source = None
+    if is_keras_file(checkpoint):
+        if config is not None or activation is not None:
+            raise ValueError(
+                "A .keras file is a whole network; leave out config= and activation=. "
+                f"Received: {checkpoint}"
+            )
+        model = load_keras_file(checkpoint)
+        if not model.description.classes:
+            raise checkpoints.CheckpointError(
+                "Expected a model with a head, whose logits can be compared. "
+                f"Received: {checkpoint}"
+            )
+        entries = len(state_dict.official_variables(model))
+    else:
+        source = sources.resolve(checkpoint, None, config)
+        model = _Target(source, config, activation).build()
+        # The builder loads strictly: all arrays fit, and all are in the model.
+        entries = len(source.state)
     if reference is None:
         expected, images = None, example_images(model.description)
     else:
         images, expected = _read_reference(reference, model.description)
-    # The builder loads strictly: all arrays fit, and all are in the model.
-    entries = len(source.state)
     found, difference = logits(model, images), None
     if expected is not None:
         difference = compare(found, expected, tolerance, "the reference")
-    layout, record = source.layout, source.record
+    layout, record = (source.layout, source.record) if source else ("keras", None)
     return Converted(model, layout, record, entries, images, found, difference)
+
+
+def is_keras_file(name: str | os.PathLike) -> bool:
+    """Tell whether a model's name is the path of a `.keras` file."""
+    return os.fspath(name).endswith(".keras") and not (
+        isinstance(name, str) and name.startswith(client.SCHEME)
+    )
+
+
+def load_keras_file(path: str | os.PathLike) -> CvTModel:
+    """Load a `.keras` file, without its optimizer and loss.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is damaged or not a model of keras_cvt.
+    """
+    if not Path(path).is_file():  # Keras would look for it on the web
+        raise FileNotFoundError(f"There is no .keras file {os.fspath(path)!r}.")
+    try:
+        # A loss or a metric may be code that this process does not have.
+        model = keras.models.load_model(path, compile=False)
+    except ImportError:
+        raise
+    except Exception as error:  # of many types, even for one damaged byte
+        raise checkpoints.CheckpointError(
+            f"Keras cannot load {path}: {type(error).__name__}: {str(error)[:500]}"
+        ) from error
+    if not isinstance(model, CvTModel):
+        raise checkpoints.CheckpointError(
+            f"Expected a model of keras_cvt. Received: {path}"
+        )
+    return model
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,17 @@ def profile(
 
 
 def parameters(config: CvTConfig, classes: int = 1000, channels: int = 3) -> int:
-    """Return the number of trainable parameters; for the arguments see `profile`."""
+    """Return the number of trainable parameters of a network.
+
+    Args:
+        config: The configuration of the network.
+        classes: Number of classes of the head; 0 for no head. Defaults to `1000`.
+        channels: Number of image channels. Defaults to `3`.
+
+    Example:
+        >>> keras_cvt.profile.parameters(keras_cvt.list_models()["cvt13"])
+        19997480
+    """
     # The number does not depend on the image size, which only has to be large enough.
     parts = profile(config, 1024, 1024, classes, channels)
     return sum(part.parameters for part in parts)
@@ -83,7 +93,17 @@ def parameters(config: CvTConfig, classes: int = 1000, channels: int = 3) -> int
 def macs(
     config: CvTConfig, height: int = 224, width: int = 224, classes: int = 1000
 ) -> int:
-    """Return the number of MACs for one RGB image; for the arguments see `profile`."""
+    """Return the number of multiply-accumulates (MACs) for one RGB image.
+
+    Args:
+        config: The configuration of the network.
+        height: Height of the image in pixels. Defaults to `224`.
+        width: Width of the image in pixels. Defaults to `224`.
+        classes: Number of classes of the head; 0 for no head. Defaults to `1000`.
+
+    Raises:
+        ValueError: If the image is too small for the network.
+    """
     return sum(part.macs for part in profile(config, height, width, classes))
 
 

@@ -5,10 +5,12 @@ Hub.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 from keras_cvt import config as configs
 from keras_cvt import profile
@@ -25,11 +27,17 @@ _AT_384 = EvalTransform((384, 384), None)
 # code has the MIT licence. ImageNet is for non-commercial research.
 LICENSE = "apache-2.0"
 
+# Names another record of the files on the Hub; see `known_files`.
+HUB_FILES = "KERAS_CVT_HUB_FILES"
+# Commits and hashes as pages of the Hub show them. What is not there was not seen.
+_RECORD = "assets/hub_files.json"
+
 MODELS: Mapping[str, CvTConfig] = {
     "cvt13": configs.CVT_13,
     "cvt21": configs.CVT_21,
     "cvtw24": configs.CVT_W24,
 }
+"""The configurations of the published networks, by name."""
 
 
 class UnknownWeightsError(ValueError):
@@ -40,7 +48,9 @@ class UnknownWeightsError(ValueError):
 class WeightsRecord:
     """One set of published weights.
 
-    The accuracies are those that third parties measured.
+    The accuracies are those that third parties measured: ImageNet-1k's are in
+    PaddleViT's table of models (the newer one, where two disagree), ImageNet-V2's in
+    the README of EMalagoli92/CvT-TensorFlow.
 
     Attributes:
         model: Key of the network in `MODELS`.
@@ -50,6 +60,7 @@ class WeightsRecord:
         top1: Top-1 accuracy on ImageNet-1k, in percent.
         top5: Top-5 accuracy on ImageNet-1k, in percent.
         imagenet_v2_top1: Top-1 accuracy on ImageNet-V2, in percent.
+        imagenet_v2_top5: Top-5 accuracy on ImageNet-V2, in percent.
     """
 
     model: str
@@ -59,6 +70,7 @@ class WeightsRecord:
     top1: float
     top5: float
     imagenet_v2_top1: float
+    imagenet_v2_top5: float
 
     @property
     def name(self) -> str:
@@ -68,7 +80,7 @@ class WeightsRecord:
     @property
     def files(self) -> "RepoFiles":
         """The recorded revision and hashes of the repository's files."""
-        return RepoFiles(**_known_files().get(self.repo, {}))
+        return RepoFiles(**known_files().get(self.repo, {}))
 
 
 @dataclass(frozen=True)
@@ -77,32 +89,83 @@ class RepoFiles:
 
     Attributes:
         revision: The commit to download, or None for the main branch.
-        sha256: Name of each checkpoint file -> its hash.
+        sha256: Name of each checkpoint file that may be downloaded -> its hash. If
+            none is recorded, the best file is, unchecked.
     """
 
     revision: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
 
 
+def known_files() -> Mapping[str, Mapping]:
+    """Return the recorded files of the published repositories, by repository.
+
+    The environment variable `KERAS_CVT_HUB_FILES` names another record, such as that of
+    a mirror with commits of its own. `conversion/record_hub_files.py` writes records.
+
+    Raises:
+        ValueError: If the environment variable names no such record.
+    """
+    return _read_record(os.environ.get(HUB_FILES))
+
+
 @cache
-def _known_files():
-    # conversion/record_hub_files.py writes this file.
-    text = resources.files("keras_cvt").joinpath("assets/hub_files.json").read_text()
-    return json.loads(text)
+def _read_record(path):
+    if not path:
+        return json.loads((resources.files("keras_cvt") / _RECORD).read_text())
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        for repo in record.values():
+            RepoFiles(**repo)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected {HUB_FILES} to name a file that conversion/record_hub_files.py "
+            f"wrote. Received: {path} ({error})"
+        ) from error
+    return record
 
 
+# Model, tag, repository, size, then top-1 and top-5 on ImageNet and on ImageNet-V2.
 WEIGHTS = tuple(
-    WeightsRecord(model, tag, f"microsoft/{repo}", transform, top1, top5, v2_top1)
-    for model, tag, repo, transform, top1, top5, v2_top1 in (
-        ("cvt13", "imagenet", "cvt-13", _AT_224, 81.59, 95.72, 69.81),
-        ("cvt13", "imagenet_384", "cvt-13-384", _AT_384, 83.0, 96.36, 71.31),
-        ("cvt13", "imagenet22k_384", "cvt-13-384-22k", _AT_384, 83.26, 97.09, 71.76),
-        ("cvt21", "imagenet", "cvt-21", _AT_224, 82.52, 96.06, 71.18),
-        ("cvt21", "imagenet_384", "cvt-21-384", _AT_384, 83.27, 96.16, 71.61),
-        ("cvt21", "imagenet22k_384", "cvt-21-384-22k", _AT_384, 84.91, 97.62, 74.97),
-        ("cvtw24", "imagenet22k_384", "cvt-w24-384-22k", _AT_384, 87.58, 98.47, 78.15),
+    WeightsRecord(model, tag, f"microsoft/{repo}", transform, *accuracies)
+    for model, tag, repo, transform, *accuracies in (
+        ("cvt13", "imagenet", "cvt-13", _AT_224, 81.59, 95.67, 69.81, 89.13),
+        ("cvt13", "imagenet_384", "cvt-13-384", _AT_384, 83.0, 96.36, 71.31, 89.97),
+        (
+            "cvt13",
+            "imagenet22k_384",
+            "cvt-13-384-22k",
+            _AT_384,
+            83.26,
+            97.09,
+            71.76,
+            91.39,
+        ),
+        ("cvt21", "imagenet", "cvt-21", _AT_224, 82.46, 96.0, 71.18, 89.31),
+        ("cvt21", "imagenet_384", "cvt-21-384", _AT_384, 83.27, 96.16, 71.61, 89.71),
+        (
+            "cvt21",
+            "imagenet22k_384",
+            "cvt-21-384-22k",
+            _AT_384,
+            84.91,
+            97.62,
+            74.97,
+            92.63,
+        ),
+        (
+            "cvtw24",
+            "imagenet22k_384",
+            "cvt-w24-384-22k",
+            _AT_384,
+            87.58,
+            98.47,
+            78.15,
+            94.48,
+        ),
     )
 )
+"""The records of the published weights, in the order of the tables."""
 
 # CvT-W24 has only these weights, so the usual tag means them.
 _ALIASES = {"cvtw24/imagenet": "cvtw24/imagenet22k_384"}
@@ -203,10 +266,26 @@ def find(name: str, model: str | None = None) -> WeightsRecord:
 
 
 def find_repo(repo_id: str) -> WeightsRecord | None:
-    """Return the published weights in a repository of the Hub, or None."""
+    """Return the published weights in a repository of the Hub, or None.
+
+    Args:
+        repo_id: Such as `"microsoft/cvt-13"`.
+    """
     return next((r for r in WEIGHTS if r.repo == repo_id), None)
 
 
+def find_file(sha256: str) -> WeightsRecord | None:
+    """Return the published weights whose recorded file has this hash, or None."""
+    return next((r for r in WEIGHTS if sha256 in r.files.sha256.values()), None)
+
+
 def eval_transform(name: str) -> EvalTransform:
-    """Return how images are resized and cropped for the weights `name`; see `find`."""
+    """Return how images are resized and cropped to evaluate published weights.
+
+    Args:
+        name: A full name or a tag; see `find`.
+
+    Raises:
+        UnknownWeightsError: If there are no such weights.
+    """
     return find(name).eval_transform

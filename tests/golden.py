@@ -1,12 +1,13 @@
 """Outputs of the official code, and the formula of the weights that gave them."""
 
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from keras_cvt.config import CvTConfig, StageConfig
+from keras_cvt.diagnostics import network
+from keras_cvt.diagnostics.network import weight
 from keras_cvt.models import build_model
 from keras_cvt.preprocessing import EvalTransform
 
@@ -30,23 +31,7 @@ def load(name):
 
 
 def images(meta):
-    rng = np.random.default_rng([meta["seed"], zlib.crc32(b"input")])
-    return rng.standard_normal(meta["input_shape_nhwc"], dtype=np.float32)
-
-
-def weight(key, shape, seed=0):
-    rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
-    if key.endswith("running_var"):
-        return 0.5 + rng.random(shape, dtype=np.float32)
-    normal = rng.standard_normal(shape, dtype=np.float32)
-    if key.endswith("running_mean"):
-        return np.float32(0.2) * normal
-    if key.endswith("cls_token"):
-        return normal
-    if len(shape) == 1 or key.endswith((".g", ".b")):
-        small = np.float32(0.1) * normal
-        return 1 + small if key.endswith((".weight", ".g")) else small
-    return normal / np.float32(np.sqrt(np.prod(shape[1:])))
+    return network.images(meta["input_shape_nhwc"], meta["seed"])
 
 
 def config(meta):
@@ -85,7 +70,7 @@ def fill(model):
 
 
 def model(meta, **kwargs):
-    network = build_model(
+    built = build_model(
         config(meta),
         eval_transform=EvalTransform((224, 224), 0.875),
         input_shape=(None, None, meta["in_chans"]),
@@ -93,8 +78,8 @@ def model(meta, **kwargs):
         include_preprocessing=False,
         **kwargs,
     )
-    fill(network)
-    return network
+    fill(built)
+    return built
 
 
 def write_reference(path, name="tiny_base"):

@@ -304,6 +304,9 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
         name = repo if kind == "models" else f"{kind}/{repo}"
         if name not in self.hub.repos:
             return self._refuse(404, "RepoNotFound")
+        found = self.hub.files(name, revision or "main")
+        if found is None:
+            return self._refuse(404, "RevisionNotFound")
         files = [
             {
                 "rfilename": file,
@@ -314,13 +317,13 @@ class _Handler(LargeFiles, BaseHTTPRequestHandler):
                     "pointerSize": 134,
                 },
             }
-            for file, data in self.hub.repos[name].items()
+            for file, data in found.items()
         ]
         self._json(
             {
                 "id": repo,
                 "modelId": repo,
-                "sha": self.hub.head(name),
+                "sha": self.hub.head(name) if revision in (None, "main") else revision,
                 "siblings": files,
             }
         )

@@ -1,6 +1,7 @@
 """The command line `keras-cvt`."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,14 +15,15 @@ from PIL import Image
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig
-from keras_cvt.cli import main
+from keras_cvt._utils import progress
+from keras_cvt.cli import format_help, main
 from keras_cvt.deploy import formats
 from keras_cvt.preprocessing import EvalTransform
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
 README = Path(__file__).parent.parent / "README.md"
 COMMANDS = (
-    *("list", "info", "predict", "explain", "embed"),
+    *("list", "info", "predict", "evaluate", "explain", "embed"),
     *("convert", "export", "verify", "benchmark"),
 )
 
@@ -272,6 +274,9 @@ def test_help_of_a_command_names_its_flags_of_the_readme(capsys, command):
         (["--version"], 0, keras_cvt.__version__),
         (["list"], 0, "cvtw24/imagenet22k_384"),
         (["predict", "--help"], 0, "--top"),
+        (["convert", "--help"], 0, "'openvino' (.xml; quantizations"),
+        (["export", "--help"], 0, "dynamic_int8, int8"),
+        (["export", "cvt13", "a.onnx", "--wrong"], 2, "unrecognized arguments"),
         (["predict", "a.jpg", "--wrong"], 2, "unrecognized arguments: --wrong"),
         (["export", "cvt13", "a.onnx", "--size", "0"], 2, "expected at least 1"),
         (["nonsense"], 2, "invalid choice: 'nonsense'"),
@@ -350,3 +355,88 @@ def test_an_error_names_the_flag_for_an_argument(capsys, tmp_path, config_path):
     source = str(CHECKPOINTS / "official_zip.pth")
     assert main(["convert", source, str(tmp_path / "x.keras")]) == 1
     assert "pass --model config.json" in capsys.readouterr().err
+
+
+def test_the_formats_of_the_help_are_those_of_the_records(capsys):
+    plain = ("name", "suffix", "aliases", "quantizations", "default_batch_size")
+    expected = [
+        {name: getattr(record, name) for name in plain}
+        for record in formats.FORMATS.values()
+    ]
+    defaults = {"suffix": None, "aliases": (), "quantizations": (None,)}
+    defaults["default_batch_size"] = None
+    found = [defaults | record for record in format_help.records()]
+    assert [{name: record[name] for name in plain} for record in found] == expected
+    for command in ("convert", "export", "benchmark"):
+        text = " ".join(help_of(capsys, command).split())
+        assert all(name in text for name in formats.FORMATS)
+
+
+# As in a shell: the variables that a test run may set are not there.
+SHELL = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+
+
+def shell(*words, **environment):
+    """Run the installed program in a process of its own."""
+    code = "import sys, _keras_cvt_command; sys.exit(_keras_cvt_command.main())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env=SHELL | environment,
+        timeout=300,
+    )
+
+
+def test_the_program_prints_no_log_of_tensorflow(photos, tmp_path):
+    model = saved(photos)
+    image = photos / "0.png"
+    for words in (
+        ["info", model],
+        ["doctor"],
+        ["predict", image, "--model", model],
+        ["export", model, tmp_path / "x.tflite", "--size", "64"],
+        ["export", model, tmp_path / "x.onnx", "--size", "64"],
+        ["export", model, tmp_path / "saved", "--size", "64"],
+        ["convert", model, tmp_path / "x.safetensors"],
+    ):
+        done = shell(*words)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == "", words
+
+
+def test_who_asks_for_tensorflows_log_gets_it():
+    done = shell("info", "cvt13", TF_CPP_MIN_LOG_LEVEL="0", KERAS_BACKEND="tensorflow")
+    assert done.returncode == 0 and done.stderr
+
+
+def test_an_error_of_the_import_is_shown(tmp_path):
+    (tmp_path / "keras.py").write_text("import os; os.write(2, b'broken'); 1 / 0")
+    done = shell("info", "cvt13", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("broken\nTraceback") and "ZeroDiv" in done.stderr
+
+
+def test_progress_in_a_file_is_lines(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    with progress.Progress() as shown:
+        for done in range(3):
+            shown.update(done, 2000)
+    lines = capsys.readouterr().err.splitlines(keepends=True)
+    assert lines[-1].startswith("2 of 2,000 images, ") and lines[-1].endswith("left\n")
+    assert "\r" not in "".join(lines)
+
+
+def test_progress_on_a_terminal_is_a_bar():
+    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
+    code = (
+        "from tqdm import tqdm\n"
+        "from keras_cvt._utils.progress import LinesInFiles\n"
+        "class Bar(LinesInFiles, tqdm): pass\n"
+        "with Bar(total=2, unit='B') as bar: bar.update(2)\n"
+    )
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, stderr=theirs, check=True, timeout=300)
+    assert b"\r100%|" in os.read(ours, 10_000)

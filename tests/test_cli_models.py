@@ -13,6 +13,7 @@ NAMES = {
     "no file": (None, "{}/model.keras"),
     "a suffix in capitals": (b"PK\x03\x04 of a .keras file \xff", "{}/MODEL.KERAS"),
     "no suffix": (b"\x89PNG\xff\xfe", "{}/model"),
+    "a damaged configuration": (b'{"stages": [', "{}/config.json"),
     "a checkpoint": (b"\x80\x02\x8a\x0a of torch.save", "{}/model.pth"),
     "a folder": ("folder", "{}/folder"),
     "a folder like a model": ("folder", "{}/folder.keras"),
@@ -56,8 +57,11 @@ def test_what_is_no_model_says_what_was_expected(
     words = [word.format(model=model, image=image) for word in COMMANDS[command]]
     assert main(words) == 1
     said = capsys.readouterr().err
-    expected = "Expected one of cvt13, cvt21, cvtw24, or the path"
-    if isinstance(content, bytes):
+    kinds = "a config.json or a .keras file."
+    if command == "predict":
+        kinds = "a config.json, a .keras file, an exported SavedModel (a folder), "
+    expected = f"Expected one of cvt13, cvt21, cvtw24, or the path of {kinds}"
+    if name == "a damaged configuration":
         expected = "Expected the configuration of a network in JSON"
     assert expected in said
     assert said.rstrip().endswith(f"Received: {model}")

@@ -8,14 +8,17 @@ import sys
 from pathlib import Path
 
 import golden
+import hub_models
 import keras
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from keras_cvt import conversion
+import keras_cvt
+from keras_cvt import cli, conversion
 from keras_cvt.checkpoints import CheckpointError, save_checkpoint, sources, state_dict
 from keras_cvt.config import CVT_13, CvTConfig
+from keras_cvt.hub import loading
 from keras_cvt.preprocessing import EvalTransform
 
 CHECKPOINTS = golden.FOLDER.parent / "checkpoints"
@@ -176,3 +179,112 @@ def test_the_script_converts(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "largest difference" in done.stdout and (tmp_path / "x.keras").is_file()
+
+
+def own_loss(labels, scores):
+    return keras.ops.mean((labels - scores) ** 2)
+
+
+@pytest.fixture(scope="module")
+def keras_file(tmp_path_factory):
+    """A model of one's own, as a training saves it: with a loss that is only here."""
+    model = hub_models.classifier("gelu")
+    model.class_names = hub_models.LABELS
+    model.compile("sgd", loss=own_loss)
+    path = tmp_path_factory.mktemp("own") / "best.keras"
+    model.save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["x.keras", "x.weights.h5", "x.safetensors", "x.pth", "folder"]
+)
+def test_a_keras_file_converts_to_every_output(tmp_path, keras_file, name):
+    report = conversion.convert(keras_file, tmp_path / name)
+    assert (report.layout, report.classes) == ("keras", 4)
+    assert report.config.activation == "gelu" and report.entries == 203
+    assert report.saved_difference <= 2e-5
+    x = hub_models.images()
+    expected = hub_models.outputs(conversion.load_keras_file(keras_file), x)
+    if name == "x.keras":
+        saved = keras.models.load_model(tmp_path / name)
+    elif name == "folder":
+        saved = loading.build(sources.resolve(tmp_path / name))
+    else:
+        saved = keras_cvt.CvT(
+            hub_models.config(), weights=tmp_path / name, classes=4, activation="gelu"
+        )
+    np.testing.assert_allclose(hub_models.outputs(saved, x), expected, atol=1e-5)
+    if name in ("x.keras", "folder"):
+        assert saved.class_names == tuple(hub_models.LABELS)
+        assert saved.eval_transform == EvalTransform((64, 64), None)
+
+
+def test_a_keras_file_keeps_its_layers_in_front(tmp_path):
+    images = keras.Input((80, 80, 3))
+    smaller = keras.layers.Resizing(64, 64)(images)
+    model = hub_models.classifier(input_tensor=smaller)
+    model.save(tmp_path / "own.keras")
+    conversion.convert(tmp_path / "own.keras", tmp_path / "again.keras")
+    again = keras.models.load_model(tmp_path / "again.keras")
+    assert again.description == model.description
+    # A folder describes a network, and this is more than one.
+    with pytest.raises(ValueError, match="Layers around it.*resizing"):
+        conversion.convert(tmp_path / "own.keras", tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
+@pytest.mark.parametrize(
+    "given", [{"config": CVT_13}, {"activation": "gelu"}, {"activation": "quick_gelu"}]
+)
+def test_a_keras_file_takes_no_other_network(tmp_path, keras_file, given):
+    with pytest.raises(ValueError, match="leave out config= and activation="):
+        conversion.convert(keras_file, tmp_path / "x.safetensors", **given)
+
+
+def test_a_keras_file_is_compared_with_a_reference(tmp_path):
+    arrays, meta = golden.load("tiny_base")
+    reference = golden.write_reference(tmp_path / "reference.npz")
+    model = keras_cvt.CvT(config(), classes=10)
+    golden.fill(model)
+    model.save(tmp_path / "own.keras")
+    out = tmp_path / "x.pth"
+    report = conversion.convert(tmp_path / "own.keras", out, reference=reference)
+    assert report.reference_difference <= 2e-5
+    model.get_layer("head").bias.assign_add(keras.ops.ones(10))
+    model.save(tmp_path / "own.keras")
+    with pytest.raises(conversion.ComparisonError, match="differ from the reference"):
+        conversion.convert(tmp_path / "own.keras", out, reference=reference)
+
+
+def test_a_keras_file_that_is_no_classifier_is_refused(tmp_path, keras_file):
+    out = tmp_path / "x.safetensors"
+    with pytest.raises(FileNotFoundError, match="There is no .keras file .*none.keras"):
+        conversion.convert(tmp_path / "none.keras", out)
+    content = keras_file.read_bytes()
+    (tmp_path / "cut.keras").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="Keras cannot load .*cut.keras"):
+        conversion.convert(tmp_path / "cut.keras", out)
+    inputs = keras.Input((4,))
+    other = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(CheckpointError, match="Expected a model of keras_cvt"):
+        conversion.convert(tmp_path / "other.keras", out)
+    keras_cvt.CvT(config(), include_top=False).save(tmp_path / "backbone.keras")
+    with pytest.raises(CheckpointError, match="Expected a model with a head"):
+        conversion.convert(tmp_path / "backbone.keras", out)
+    assert not out.exists()
+
+
+def test_a_keras_file_becomes_a_repository(tmp_path, keras_file, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["convert", str(keras_file), "hf://me/own", "--dry-run", "--folder", "made"]
+    assert cli.main(words) == 0
+    assert "me/own" in capsys.readouterr().out
+    folder = tmp_path / "made" / "me--own"
+    described = json.loads((folder / "config.json").read_text())
+    assert list(described["id2label"].values()) == hub_models.LABELS
+    saved = loading.build(sources.resolve(folder))
+    expected = hub_models.outputs(conversion.load_keras_file(keras_file))
+    np.testing.assert_allclose(hub_models.outputs(saved), expected, atol=1e-5)
+    assert saved.eval_transform == EvalTransform((64, 64), None)

@@ -24,10 +24,12 @@ NOT_RUN = {
     "python examples/train.py": "trains for an hour; tests/test_learning.py runs it",
     "python examples/serve.py": "runs until it is stopped; tests/serving runs it",
     "curl": "asks the server",
+    "keras-cvt evaluate imagenet2012": "needs ImageNet",
+    "keras-cvt evaluate imagenet_v2": "downloads a gigabyte",
 }
 # Page -> what its examples write.
 WRITTEN = {
-    "docs/guides/classify.md": ("own.keras",),
+    "docs/guides/classify.md": ("flowers.png", "own.keras"),
     "docs/guides/fine_tune.md": (
         "config.json",
         "own.keras",
@@ -81,7 +83,7 @@ def test_every_example_runs(page, tmp_path, monkeypatch):
     name = str(page.relative_to(ROOT))
     with documented.surroundings(tmp_path, monkeypatch) as server:
         documented.write_other_layouts()
-        if name == "docs/guides/explain.md":
+        if name in ("docs/guides/classify.md", "docs/guides/explain.md"):
             write_tuned()
         documented.run(page, NOT_RUN, monkeypatch)
     for path in WRITTEN.get(name, ()):

@@ -1,5 +1,6 @@
 """Published weights are downloaded, checked, converted once and cached."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,12 +12,13 @@ from pathlib import Path
 import golden
 import pytest
 from command_line import run
-from hub_client import loopback
+from hub_client import loopback, pointed_at
 from image_folders import write_image
 from loopback_hub import COMMIT
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig, conversion, repository, zoo
+from keras_cvt._utils import progress
 from keras_cvt.checkpoints import CheckpointError, sources
 from keras_cvt.checkpoints.readers import read_checkpoint
 from keras_cvt.repository import client
@@ -35,6 +37,23 @@ def hub(tmp_path, monkeypatch):
     """A server on the loopback for the client of the Hub, with an empty cache."""
     with loopback(tmp_path, monkeypatch, {RECORD.repo: {}}) as server:
         yield server
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """Return a function that records the hashes of some files, as the package does."""
+
+    def write(*names, revision=COMMIT, content=None):
+        hashes = {
+            name: hashlib.sha256(content or FILES[name].read_bytes()).hexdigest()
+            for name in names
+        }
+        known = {RECORD.repo: {"revision": revision, "sha256": hashes}}
+        path = tmp_path / "hub_files.json"
+        path.write_text(json.dumps(known))
+        monkeypatch.setenv(zoo.HUB_FILES, str(path))
+
+    return write
 
 
 def serve(hub, *names):
@@ -140,10 +159,64 @@ def test_a_download_that_breaks_off_is_resumed(hub):
 def test_a_file_that_does_not_match_its_recorded_hash_is_refused(hub, monkeypatch):
     serve(hub, "model.safetensors")
     known = {"revision": COMMIT, "sha256": {"model.safetensors": "0" * 64}}
-    monkeypatch.setattr(zoo, "_known_files", lambda: {RECORD.repo: known})
+    monkeypatch.setattr(zoo, "known_files", lambda: {RECORD.repo: known})
     with pytest.raises(CheckpointError, match="0" * 64):
         sources.fetch(RECORD)
     assert not sources.cache_folder().exists()
+
+
+def test_only_recorded_files_are_downloaded(hub, record):
+    """A safer file whose hash is not known does not take the place of a known one."""
+    serve(hub, *FILES)
+    record("tf_model.h5", "pytorch_model.bin")
+    assert "stage2.cls_token" in read_checkpoint(sources.fetch(RECORD))
+    downloaded = {name for method, name in hub.requests if method == "GET"}
+    assert downloaded & set(FILES) == {"tf_model.h5"}
+
+
+def test_the_refusal_of_a_changed_file_names_the_way_out(hub, record):
+    serve(hub, "tf_model.h5")
+    record("tf_model.h5", content=b"another")
+    way_out = f"hf://{RECORD.repo}@main"
+    with pytest.raises(CheckpointError, match=f"tf_model.h5.*own risk.*'{way_out}'"):
+        sources.resolve(RECORD.name)
+    assert "stage2.cls_token" in sources.resolve(way_out).state
+
+
+def test_a_mirror_without_the_recorded_commit_is_a_clear_error(hub, record):
+    serve(hub, "tf_model.h5")
+    record("tf_model.h5", revision="f" * 40)
+    with pytest.raises(FileNotFoundError, match=f"f{{40}}.*{zoo.HUB_FILES}.*@main"):
+        sources.resolve(RECORD.name)
+
+
+def test_a_copy_of_a_published_file_is_recognised(record, tmp_path, caplog):
+    """What lies beside it says 224 pixels and nothing of QuickGELU."""
+    record("tf_model.h5")
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / "renamed.h5").write_bytes(FILES["tf_model.h5"].read_bytes())
+    wrong = {"size": 48, "crop_pct": 0.5, "image_processor_type": "ConvNextProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(wrong))
+    found = sources.resolve(folder / "renamed.h5")
+    assert found.record == RECORD and found.source == "renamed.h5"
+    assert found.activation == "quick_gelu"
+    assert found.eval_transform == RECORD.eval_transform
+    assert not caplog.records
+    with pytest.raises(CheckpointError, match=f"Received: {RECORD.name}"):
+        keras_cvt.CvT(OTHER, weights=folder / "renamed.h5")
+
+
+def test_an_image_size_that_the_two_files_disagree_on_is_a_warning(tmp_path, caplog):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(FILES["model.safetensors"].read_bytes())
+    given = json.loads((CHECKPOINTS / "hf_pt" / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**given, "image_size": 384}))
+    processor = {"size": {"shortest_edge": 224}, "crop_pct": 0.875}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert sources.resolve(folder).eval_transform.image_size == (224, 224)
+    assert "224 x 224 pixels, but config.json says image_size=384" in caplog.text
 
 
 def test_recorded_files_are_pinned_and_checked(hub, monkeypatch, tmp_path):
@@ -160,7 +233,7 @@ def test_recorded_files_are_pinned_and_checked(hub, monkeypatch, tmp_path):
     recorded = json.loads(asset.read_text())
     assert recorded[RECORD.repo]["revision"] == COMMIT
     assert set(recorded[RECORD.repo]["sha256"]) == {"model.safetensors", "tf_model.h5"}
-    monkeypatch.setattr(zoo, "_known_files", lambda: recorded)
+    monkeypatch.setattr(zoo, "known_files", lambda: recorded)
     assert COMMIT in sources.fetch(RECORD).name
 
 
@@ -218,3 +291,103 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(
     assert "stage2.cls_token" in sources.resolve(RECORD.name).state
     assert [r.message for r in caplog.records if "cannot be kept" in r.message]
     assert len(caplog.records) == 1
+
+
+@pytest.fixture
+def no_network(tmp_path, monkeypatch):
+    """A client whose Hub nobody answers for."""
+    with pointed_at("http://127.0.0.1:9", tmp_path, monkeypatch):
+        yield
+
+
+def test_without_a_network_one_error_says_so_within_seconds(no_network):
+    started = time.monotonic()
+    with pytest.raises(ConnectionError) as caught:
+        keras_cvt.CvT13(weights="imagenet")
+    assert time.monotonic() - started < 15
+    message = str(caught.value)
+    assert "The Hub cannot be reached (http://127.0.0.1:9, ConnectError: " in message
+    # What to do: a mirror, or the file from elsewhere.
+    assert "HF_ENDPOINT" in message and "weights='path/to/checkpoint'" in message
+    assert f"http://127.0.0.1:9/{RECORD.repo}/tree/" in message
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://hub.invalid"])
+def test_without_a_network_a_program_prints_one_traceback(tmp_path, endpoint):
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "hf"),
+        "KERAS_HOME": str(tmp_path / "keras"),
+    }
+    program = "import keras_cvt\nkeras_cvt.CvT13()"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ConnectionError: The Hub cannot be reached ({endpoint}, ")
+    # huggingface_hub logs each attempt of its own.
+    assert "thrown while requesting" not in done.stderr
+    assert "Retrying" not in done.stderr
+
+
+def test_a_hub_that_answers_at_the_second_attempt_is_reached(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    serve(hub, "model.safetensors")
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants,
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        )
+
+    template = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(client.time, "sleep", wait)
+    assert client.download_checkpoint(RECORD.repo).name == "model.safetensors"
+    assert waited == [1.0]
+
+
+def test_offline_mode_is_named(hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="cannot be reached .HF_HUB_OFFLINE is s"):
+        client.download_checkpoint(RECORD.repo)
+    assert not hub.requests
+
+
+def test_the_command_line_says_in_one_line_that_there_is_no_network(
+    no_network, tmp_path
+):
+    write_image(tmp_path / "image.png")
+    status, _, said = run("predict", tmp_path / "image.png")
+    assert status == 1 and len(said.splitlines()) == 1
+    assert said.startswith("keras-cvt: The Hub cannot be reached")
+    assert "pass its path: --weights path/to/checkpoint." in said
+    status, _, said = run("convert", "cvt13/imagenet", tmp_path / "x.keras")
+    assert status == 1 and "pass its path: path/to/checkpoint." in said
+
+
+def test_the_progress_of_a_download_is_lines_in_a_file(hub, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
+    serve(hub, "model.safetensors")
+    client.download_checkpoint(RECORD.repo)
+    said = capsys.readouterr().err
+    assert re.search(r"model.safetensors: .* of 610kB, .* left$", said, re.M), said
+    assert "\r" not in said and "\x1b" not in said
+
+
+def test_the_progress_of_a_short_download_is_no_line(hub, capsys):
+    serve(hub, "model.safetensors")
+    client.download_checkpoint(RECORD.repo)
+    assert capsys.readouterr().err == ""

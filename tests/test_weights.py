@@ -159,7 +159,7 @@ def test_the_recorded_commit_of_published_weights_is_loaded(
 
     def record(digest):
         known = {"revision": COMMIT, "sha256": {"model.safetensors": digest}}
-        monkeypatch.setattr(zoo, "_known_files", lambda: {published.repo: known})
+        monkeypatch.setattr(zoo, "known_files", lambda: {published.repo: known})
 
     record("0" * 64)
     with pytest.raises(CheckpointError, match="0" * 64):

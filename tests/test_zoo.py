@@ -1,9 +1,12 @@
 """The records of the published weights, and how they are listed."""
 
+import re
+
 import pytest
 
 import keras_cvt
 from keras_cvt import zoo
+from keras_cvt.repository.client import CHECKPOINT_FILES
 
 
 def test_every_published_network_and_weight_is_listed():
@@ -62,8 +65,35 @@ def test_the_records_are_those_of_the_published_repositories():
         ("cvt13/imagenet", "microsoft/cvt-13", 224, 81.59),
         ("cvt13/imagenet_384", "microsoft/cvt-13-384", 384, 83.0),
         ("cvt13/imagenet22k_384", "microsoft/cvt-13-384-22k", 384, 83.26),
-        ("cvt21/imagenet", "microsoft/cvt-21", 224, 82.52),
+        ("cvt21/imagenet", "microsoft/cvt-21", 224, 82.46),
         ("cvt21/imagenet_384", "microsoft/cvt-21-384", 384, 83.27),
         ("cvt21/imagenet22k_384", "microsoft/cvt-21-384-22k", 384, 84.91),
         ("cvtw24/imagenet22k_384", "microsoft/cvt-w24-384-22k", 384, 87.58),
     ]
+
+
+def test_the_package_records_the_files_of_six_repositories(monkeypatch):
+    monkeypatch.delenv(zoo.HUB_FILES)
+    known = zoo.known_files()
+    repos = {record.repo for record in zoo.WEIGHTS}
+    assert repos - set(known) == {"microsoft/cvt-21-384-22k"}
+    assert set(known) < repos
+    for record in zoo.WEIGHTS:
+        files = record.files
+        assert (files.revision is None) == (not files.sha256)
+        assert files.revision is None or re.fullmatch("[0-9a-f]{40}", files.revision)
+        assert set(files.sha256) <= set(CHECKPOINT_FILES)
+        for digest in files.sha256.values():
+            assert re.fullmatch("[0-9a-f]{64}", digest)
+            assert zoo.find_file(digest) is record
+    assert zoo.find_file("0" * 64) is None
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{", '{"microsoft/cvt-13": {"x": 1}}'])
+def test_a_record_that_cannot_be_read_is_a_clear_error(content, tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv(zoo.HUB_FILES, str(path))
+    with pytest.raises(ValueError, match=f"{zoo.HUB_FILES}.*Received: {path}"):
+        _ = zoo.WEIGHTS[0].files

@@ -3,7 +3,8 @@
     python3.12 tests/wheel.py dist/keras_cvt-0.2.0-py3-none-any.whl tensorflow-cpu
 
 makes an environment of that Python in a temporary folder, installs the wheel with the
-extra, and runs the program there: version, list, a network, a prediction and an export.
+extra, and runs the program there: version, list, doctor, a network, a prediction and an
+export.
 It ends with an error if one of them fails. `make test-wheel` calls it.
 """
 
@@ -64,6 +65,8 @@ def main():
         check(output == f"keras_cvt {version}\n", output)
         output = run("keras-cvt", "list")
         check("cvtw24/imagenet" in output, output)
+        output = run("keras-cvt", "doctor")
+        check(output.endswith("No problems.\n"), output)
         (folder / "build.py").write_text(BUILD)
         output = run("python", "build.py")
         check(Path(output.strip()).is_relative_to(folder / "venv"), output)

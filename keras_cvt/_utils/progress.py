@@ -2,12 +2,43 @@
 
 import sys
 import time
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
 
 # Seconds between two lines.
 _INTERVAL = 30.0
+
+
+class LinesInFiles:
+    """Lets a class of tqdm's bars write lines where the error output is a file.
+
+    To be the first base, before that class. A line is written every half minute, and
+    none where bars are switched off.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # None: tqdm draws on terminals only.
+        self._lines = kwargs.get("disable") is None and not sys.stderr.isatty()
+        if self._lines:
+            kwargs |= {
+                "disable": False,
+                "leave": False,
+                "delay": _INTERVAL,
+                "mininterval": _INTERVAL,
+                "miniters": 1,
+                "bar_format": "{desc}: {n_fmt}{unit} of {total_fmt}{unit}, {rate_fmt}, "
+                "{remaining} left",
+            }
+        super().__init__(*args, **kwargs)
+
+    def display(self, msg: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Show the state; tqdm calls this."""
+        if not self._lines:
+            return super().display(msg, *args, **kwargs)  # type: ignore[misc]
+        if msg is None:
+            print(self, file=sys.stderr, flush=True)
+        return False
 
 
 class Progress:

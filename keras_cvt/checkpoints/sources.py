@@ -26,6 +26,7 @@ from keras_cvt.description import ModelDescription
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.preprocessing.predictions import imagenet_class_names
 from keras_cvt.repository import client, shards
+from keras_cvt.repository.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +204,19 @@ def locate(
             raise
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder of weights {name!r}.")
-    return Location(path.name, client.find_checkpoint(path) if path.is_dir() else path)
+    checkpoint = client.find_checkpoint(path) if path.is_dir() else path
+    return Location(path.name, checkpoint, _published_copy(checkpoint, config))
+
+
+def _published_copy(path, config):
+    """Return the published weights that a local file is a copy of, or None.
+
+    What lies beside it may be wrong: transformers runs its copies with GELU, and in
+    some of their repositories `preprocessor_config.json` has another image size.
+    """
+    record = zoo.find_file(files.sha256(path)) if path.is_file() else None
+    _check_network(record, config)
+    return record
 
 
 def _check_network(record, config):
@@ -230,13 +243,26 @@ def _in_repository(repo_id, revision, record, descriptions):
         cached = _cached(record)
         if cached is not None:
             return Location(record.name, cached, record, cached=True)
-        known = record.files
-        path = repository.download_checkpoint(
-            repo_id, known.revision, known.sha256 or None, "unneeded"
-        )
-        return Location(record.name, path, record, pinned=True)
+        return Location(record.name, _download(record), record, pinned=True)
     path = repository.download_checkpoint(repo_id, revision, descriptions="unneeded")
     return Location(f"{client.SCHEME}{repo_id}@{revision}", path, record)
+
+
+def _download(record):
+    known = record.files
+    try:
+        return repository.download_checkpoint(
+            record.repo, known.revision, known.sha256 or None, "unneeded"
+        )
+    except FileNotFoundError as error:
+        if known.revision is None:
+            raise
+        raise FileNotFoundError(
+            f"{error} A mirror may have other commits: record them with "
+            f"conversion/record_hub_files.py and name the file in {zoo.HUB_FILES}, or "
+            "load what is there now at your own risk with "
+            f"weights='{client.SCHEME}{record.repo}@main'."
+        ) from error
 
 
 def read(location: Location) -> tuple[dict[str, np.ndarray], str]:
@@ -264,12 +290,6 @@ def read(location: Location) -> tuple[dict[str, np.ndarray], str]:
     if location.pinned:
         _keep(location.record, state, layout)
     return state, layout
-
-
-def cache_folder() -> Path:
-    """Return where converted weights are kept: `keras_cvt` beside Keras's files."""
-    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
-    return Path(home) / "keras_cvt"
 
 
 def fetch(record: zoo.WeightsRecord) -> Path:

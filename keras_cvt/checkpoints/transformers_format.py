@@ -278,8 +278,19 @@ def read_transform(
         raise CheckpointError(
             f"Expected sizes of images in {FILE} and config.json: {str(error)[:300]}"
         ) from error
-    if transform is not None:
-        _check_image_size(transform)
+    if transform is None:
+        return None
+    _check_image_size(transform)
+    trained = json_config.get("image_size")
+    if isinstance(trained, int) and trained not in transform.image_size:
+        logger.warning(
+            "%s makes images of %d x %d pixels, but config.json says image_size=%d. "
+            "They are made as the former says. Set `model.eval_transform` if the "
+            "latter is right.",
+            FILE,
+            *transform.image_size,
+            trained,
+        )
     return transform
 
 

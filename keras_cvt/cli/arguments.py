@@ -6,6 +6,7 @@ from pathlib import Path
 
 from keras_cvt._utils.validation import ACTIVATIONS
 
+BENCHMARKS = ("imagenet", "imagenet_v2", "imagenet_real")
 EXPLANATIONS = ("grad_cam", "attention")
 MODEL_HELP = "cvt13, cvt21, cvtw24, a config.json or a .keras file"
 
@@ -100,6 +101,24 @@ def add_list(command: argparse.ArgumentParser) -> None:
     add_json(command)
 
 
+def add_doctor(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `doctor`."""
+    command.epilog = "Exit status: 0 if there is no problem, 1 otherwise."
+    add_flag(
+        command,
+        "--weights",
+        "compare the published files on the Hub with the recorded hashes, and the "
+        "published CvT-13 with its known logits; needs a network",
+    )
+    command.add_argument(
+        "--photo",
+        metavar="FILE",
+        help="with --weights: COCO's image 000000039769, the photo of these logits "
+        "(default: it is downloaded)",
+    )
+    add_json(command)
+
+
 def add_info(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `info`."""
     command.add_argument("model", help=MODEL_HELP)
@@ -149,6 +168,83 @@ def add_predict(command: argparse.ArgumentParser) -> None:
     )
     text = "with --ray: processes that each hold the model on one processor"
     add_number(command, "--actors", text, "1")
+    add_json(command)
+
+
+def add_evaluate(command: argparse.ArgumentParser) -> None:
+    """Add the arguments of `evaluate`."""
+    command.epilog = (
+        "Exit status: 0, or 1 if the top-1 accuracy differs from the published one by "
+        "more than 0.1 points. Images that cannot be read are left out and listed."
+    )
+    command.add_argument(
+        "data",
+        help="a folder with a folder of images for each class, or with such folders "
+        "in train/, validation/ (or val/, test/); the directory of a prepared data set "
+        "of TensorFlow Datasets; or the name of one, such as imagenet2012 or "
+        "imagenet_v2. Folders are named as the model's classes, or by WordNet ids",
+    )
+    command.add_argument(
+        "--model",
+        help=f"{MODEL_HELP}, what `export` wrote, or a folder that `convert` wrote "
+        "(default: the folder of --write, or cvt13)",
+    )
+    add_weights(command)
+    command.add_argument(
+        "--split",
+        help="split to evaluate (default: validation, or the folder as it is)",
+    )
+    command.add_argument(
+        "--data-dir", metavar="FOLDER", help="folder of TensorFlow Datasets' data"
+    )
+    command.add_argument(
+        "--real-labels",
+        metavar="FILE",
+        help="real.json: use the reassessed labels (ReaL) of ImageNet's validation "
+        "images",
+    )
+    command.add_argument(
+        "--benchmark",
+        choices=BENCHMARKS,
+        help="what a folder's images are, to compare with the published accuracy",
+    )
+    command.add_argument(
+        "--published",
+        type=float,
+        metavar="TOP1",
+        help="compare with this top-1 accuracy, in percent",
+    )
+    command.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="what to call the images (default: the name of the data set or folder)",
+    )
+    add_number(command, "--batch-size", "images per step", 64)
+    text, default = "threads that read images", "one for each processor"
+    add_number(command, "--workers", text, default)
+    add_number(command, "--threads", "threads of an exported file's runtime", "all")
+    command.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="precision of the computation; weights stay float32 (default: float32, or "
+        "that of the file)",
+    )
+    text = "intervals of the score, for the calibration error"
+    add_number(command, "--bins", text, 15)
+    add_number(command, "--worst", "rows of the table of the worst classes", 10)
+    command.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the calibration, the classes and what the worst are taken for",
+    )
+    command.add_argument(
+        "--write",
+        type=Path,
+        metavar="FOLDER",
+        help="add the result to the model card and verification.json of a model's "
+        "folder, as `convert hf://... --dry-run` writes it to --folder",
+    )
     add_json(command)
 
 
@@ -209,7 +305,9 @@ def add_features(command: argparse.ArgumentParser) -> None:
 def add_convert(command: argparse.ArgumentParser) -> None:
     """Add the arguments of `convert`."""
     command.add_argument(
-        "checkpoint", nargs="?", help="file, folder, hf://org/repo or published name"
+        "checkpoint",
+        nargs="?",
+        help="checkpoint file or folder, .keras file, hf://org/repo or published name",
     )
     command.add_argument(
         "out",

@@ -14,24 +14,6 @@ from keras_cvt.deploy.fastest import export_fastest
 from keras_cvt.description import ModelDescription
 
 
-def describe_formats() -> str:
-    """Return a text about all formats: suffix, quantizations and batch size."""
-    lines = []
-    for record in formats.FORMATS.values():
-        names = " or ".join(map(repr, (record.name, *record.aliases)))
-        names += f" ({record.suffix or 'a folder'}"
-        if record.default_batch_size:
-            names += f", {record.default_batch_size} image per call by default"
-        quantizations = [q for q in record.quantizations if q]
-        if quantizations:
-            names += f"; quantizations {', '.join(quantizations)}"
-        lines.append(f"{names})")
-    return (
-        f"Formats: {'; '.join(lines)}. A quantization can be part of a name, as in "
-        f"{'openvino_bfloat16'!r}."
-    )
-
-
 def run_export(options: argparse.Namespace) -> int:
     """Export a model; return the exit status."""
     if options.fastest:

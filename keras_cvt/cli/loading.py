@@ -9,14 +9,24 @@ import os
 import sys
 from pathlib import Path
 
-import keras
-
-from keras_cvt import builders, zoo
+from keras_cvt import builders, conversion, zoo
 from keras_cvt.checkpoints import sources
 from keras_cvt.config import CvTConfig
 from keras_cvt.data.folders import first_few
 from keras_cvt.inference import Classifier, classifier_of
 from keras_cvt.models import CvTModel
+
+
+class _UnknownModelError(ValueError):
+    """A name is none of the kinds of models that a command takes."""
+
+    def __init__(self, name, exported=()):
+        kinds = ["a config.json", "a .keras file", *exported]
+        kinds[-2:] = [" or ".join(kinds[-2:])]
+        super().__init__(
+            f"Expected one of {', '.join(zoo.MODELS)}, or the path of "
+            f"{', '.join(kinds)}. Received: {name}"
+        )
 
 
 def is_keras_file(name: str) -> bool:
@@ -30,12 +40,10 @@ def load_file(path: str) -> CvTModel:
     Raises:
         ValueError: If there is no such file or it is not a model of keras_cvt.
     """
-    if not Path(path).is_file():  # Keras would look for it on the web
-        raise _unknown(path)
-    model = keras.models.load_model(path)
-    if not isinstance(model, CvTModel):
-        raise ValueError(f"Expected a model of keras_cvt. Received: {path}")
-    return model
+    try:
+        return conversion.load_keras_file(path)
+    except FileNotFoundError:
+        raise _UnknownModelError(path) from None
 
 
 def config(name: str) -> CvTConfig:
@@ -49,15 +57,14 @@ def config(name: str) -> CvTConfig:
     if is_keras_file(name):
         return load_file(name).cvt_config
     if not Path(name).is_file():
-        raise _unknown(name)
-    return CvTConfig.from_json(Path(name))
-
-
-def _unknown(name):
-    return ValueError(
-        f"Expected one of {', '.join(zoo.MODELS)}, or the path of a config.json or "
-        f".keras file. Received: {name}"
-    )
+        raise _UnknownModelError(name)
+    try:
+        return CvTConfig.from_json(Path(name))
+    except ValueError:
+        # Of a damaged configuration, the error says what is wrong.
+        if Path(name).suffix == ".json":
+            raise
+        raise _UnknownModelError(name) from None
 
 
 def network(options: argparse.Namespace) -> CvTModel:
@@ -124,7 +131,10 @@ def model_or_exported(
         ValueError: If there is no such model, or it is not a classifier of photos.
     """
     if not _is_exported(options.model):
-        return classifier(options), None
+        try:
+            return classifier(options), None
+        except _UnknownModelError:
+            raise _UnknownModelError(options.model, _exported_kinds()) from None
     if options.weights is not None:
         raise ValueError("An exported file has its own weights; leave out --weights.")
     names = read_class_names(options.class_names) if options.class_names else None
@@ -138,6 +148,17 @@ def _is_exported(name):
     from keras_cvt.deploy import formats
 
     return any(record.recognises(Path(name)) for record in formats.FORMATS.values())
+
+
+def _exported_kinds():
+    """Return what the files are called that `export` writes and a runtime reads."""
+    from keras_cvt.deploy import formats
+
+    first, *others = [
+        f"{record.title} ({record.suffix or 'a folder'})"
+        for record in formats.FORMATS.values()
+    ]
+    return [f"an exported {first}", *others]
 
 
 def _build(name, weights):

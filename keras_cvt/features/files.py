@@ -190,7 +190,15 @@ def embed_files(
 
 
 def describe_origin(model: CvTModel) -> dict[str, Any]:
-    """Return a model's name, weights and size, the `metadata` of its features."""
+    """Return what a model's features are known by: the `metadata` of `ImageFeatures`.
+
+    Args:
+        model: The model that computes the features.
+
+    Returns:
+        `model`, `weights`, `weights_sha256` (of the values of all weights),
+        `image_size` and `crop_ratio`. Features can be compared if these are equal.
+    """
     content = hashlib.sha256()
     for weight in model.weights:
         content.update(keras.ops.convert_to_numpy(weight).tobytes())

@@ -1,5 +1,6 @@
 """The model card: metadata, and a marked section that a push writes again."""
 
+import copy
 import re
 import tomllib
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ class Evaluation:
         value: The value of the metric.
         split: The split of the data set.
         source: Who measured it, and where that can be read.
+        title: Name of the metric for people. Defaults to `""`: that of `metric`.
     """
 
     dataset: str
@@ -42,6 +44,7 @@ class Evaluation:
     value: float
     split: str = "validation"
     source: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,18 +159,118 @@ def merge(existing: str, new: str) -> str:
             damaged.
     """
     section = new[new.index(BEGIN) : new.index(END) + len(END)]
-    begins = [match.start() for match in _BEGIN.finditer(existing)]
-    ends = [match.end() for match in re.finditer(re.escape(END), existing)]
-    if not begins and not ends:
+    place = _find_section(existing)
+    if place is None:
         existing = existing.rstrip() + f"\n\n{section}\n"
-    elif len(begins) == len(ends) == 1 and begins[0] < ends[0]:
-        existing = existing[: begins[0]] + section + existing[ends[0] :]
     else:
-        raise ValueError(
-            "The card's marks are damaged: expected one begin mark before one end "
-            f"mark. Received: {len(begins)} and {len(ends)}. Fix its README.md first"
-        )
+        existing = existing[: place[0]] + section + existing[place[1] :]
     return _merge_metadata(existing, new)
+
+
+def _find_section(text):
+    """Return where the marked section begins and ends, or None if there is none."""
+    begins = [match.start() for match in _BEGIN.finditer(text)]
+    ends = [match.end() for match in re.finditer(re.escape(END), text)]
+    if not begins and not ends:
+        return None
+    if len(begins) == len(ends) == 1 and begins[0] < ends[0]:
+        return begins[0], ends[0]
+    raise ValueError(
+        "The card's marks are damaged: expected one begin mark before one end "
+        f"mark. Received: {len(begins)} and {len(ends)}. Fix its README.md first"
+    )
+
+
+def add_evaluations(existing: str, evaluations: Sequence[Evaluation], name: str) -> str:
+    """Return an existing card with more results, in its table and its `model-index`.
+
+    A result replaces the one of the same data set, split, metric and source (in
+    `model-index`: and title). All others stay.
+
+    Args:
+        existing: The card.
+        evaluations: The results.
+        name: What `model-index` calls the model if it has no name yet.
+
+    Raises:
+        ValueError: If the existing card's metadata is not valid YAML, its marks are
+            damaged or missing, or its `model-index` is not one.
+    """
+    place = _find_section(existing)
+    if place is None:
+        raise ValueError(
+            "Expected a card with the marks of keras_cvt. Received: a README.md "
+            "without them"
+        )
+    begin, end = place
+    section = _add_rows(existing[begin:end], list(map(_row, evaluations)))
+    text = existing[:begin] + section + existing[end:]
+    values = _metadata_of(text)
+    index = _merge_index(values.get("model-index"), _index(name, evaluations))
+    if index == values.get("model-index"):
+        return text
+    front = _dump({**values, "model-index": index})
+    match = _FRONT_MATTER.match(text)
+    if not match:
+        return f"---\n{front}---\n\n{text.lstrip()}"
+    return match[1] + front + match[3] + text[match.end() :]
+
+
+def _add_rows(section, rows):
+    """Return the marked section with these rows in its table of results."""
+    table = fill("evaluation", rows="")
+    before, found, after = section.partition(table)
+    if not found:
+        # In front of what a new card has behind the table.
+        terms = section.find(fill("terms").strip())
+        place = section.rindex(END) if terms < 0 else terms
+        before, after = section[:place], f"\n{section[place:]}"
+    lines = after.split("\n")
+    count = next(i for i, line in enumerate(lines) if not line.startswith("|"))
+    kept = {_cells(line)[:3] + _cells(line)[4:]: line for line in lines[:count]}
+    kept |= {_cells(row)[:3] + _cells(row)[4:]: row for row in rows}
+    return before + table + "\n".join([*kept.values(), *lines[count:]])
+
+
+def _cells(row):
+    # A bar inside a cell is escaped.
+    return tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1])
+
+
+def _merge_index(existing, new):
+    """Return the `model-index` of a card with the results of another one."""
+    if existing is None:
+        return new
+    index = copy.deepcopy(existing)
+    try:
+        results = index[0].setdefault("results", [])
+        for result in new[0]["results"]:
+            same = [r for r in results if _key(r) == _key(result)]
+            if not same:
+                results.append(result)
+                continue
+            metrics = same[0]["metrics"]
+            for metric in result["metrics"]:
+                name = [metric.get(field) for field in ("type", "name")]
+                for old in metrics:
+                    if [old.get(field) for field in ("type", "name")] == name:
+                        old["value"] = metric["value"]
+                        break
+                else:
+                    metrics.append(metric)
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ValueError(
+            "Expected a `model-index` as the Hub reads it in the card's metadata; fix "
+            f"it first. Received: {existing!r:.200}"
+        ) from error
+    return index
+
+
+def _key(result):
+    """Return what tells one data set of a `model-index` from another."""
+    dataset = result["dataset"]
+    fields = ("type", "config", "split", "revision")
+    return result["task"]["type"], *(dataset.get(field) for field in fields)
 
 
 def _merge_metadata(existing, new):
@@ -215,20 +318,35 @@ def _dump(values):
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _metadata(repo_id, about) -> dict[str, Any]:
-    from huggingface_hub import EvalResult, ModelCardData
+def _results(evaluations):
+    from huggingface_hub import EvalResult
 
-    results = [
+    return [
         EvalResult(
             task_type="image-classification",
             dataset_type=figure.dataset_id,
             dataset_name=figure.dataset,
-            dataset_split=figure.split,
+            dataset_split=figure.split or None,
             metric_type=figure.metric,
             metric_value=figure.value,
+            metric_name=figure.title or None,
         )
-        for figure in about.evaluations
+        for figure in evaluations
     ]
+
+
+def _index(name, evaluations):
+    """Return results as a `model-index`."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(model_name=name, eval_results=_results(evaluations))
+    return data.to_dict()["model-index"]
+
+
+def _metadata(repo_id, about) -> dict[str, Any]:
+    from huggingface_hub import ModelCardData
+
+    results = _results(about.evaluations)
     data = ModelCardData(
         library_name="keras",
         pipeline_tag="image-classification",
@@ -316,12 +434,17 @@ def _files(rows, reference_difference):
 
 
 def _evaluation(about):
-    rows = [
+    rows = list(map(_row, about.evaluations))
+    return fill("evaluation", rows="\n".join(rows)) if rows else ""
+
+
+def _row(evaluation):
+    """Return a row of the table of results."""
+    e = evaluation
+    return (
         f"| {_plain(e.dataset)} | {_plain(e.split)} | {_plain(e.metric)} | "
         f"{e.value:g} | {_plain(e.source) or 'the owner of this repository'} |"
-        for e in about.evaluations
-    ]
-    return fill("evaluation", rows="\n".join(rows)) if rows else ""
+    )
 
 
 def _terms(about):

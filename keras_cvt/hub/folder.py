@@ -2,17 +2,26 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_cvt import conversion
 from keras_cvt._utils import files
-from keras_cvt.checkpoints import load_checkpoint, saving, sources, transformers_format
+from keras_cvt.checkpoints import (
+    CheckpointError,
+    load_checkpoint,
+    saving,
+    sources,
+    transformers_format,
+)
 from keras_cvt.deploy import formats
-from keras_cvt.description import ACTIVATIONS
+from keras_cvt.description import ACTIVATIONS, ModelDescription
+from keras_cvt.features import describe_origin
 from keras_cvt.hub import card, loading
 from keras_cvt.hub.card import Artefact
 from keras_cvt.models import CvTModel
@@ -135,6 +144,139 @@ def write_folder(
     integrity.write_sums(folder, ours)
     shutil.rmtree((folder / _PLAN).parent)
     return max(differences.values())
+
+
+def add_evaluations(
+    folder: str | os.PathLike,
+    evaluations: Sequence[card.Evaluation],
+    facts: Mapping[str, Any],
+) -> None:
+    """Add measured results to a folder that `write_folder` wrote.
+
+    They go into the card's table, its `model-index` and `verification.json`, and the
+    recorded hashes follow. All are written before the first is moved to its place. A
+    call that was interrupted there is finished by another one.
+
+    Args:
+        folder: The folder. Its README.md may have been edited.
+        evaluations: The results, for the card; see `card.add_evaluations`.
+        facts: All that was measured, as JSON can hold it, for `"evaluations"` in
+            `verification.json`. It replaces those with the same `"file"`, `"dataset"`
+            and `"split"`, which it must have.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it is another folder, or its card is damaged.
+        CheckpointError: If a file has changed since it was verified.
+        OSError: If a file cannot be written.
+    """
+    folder = Path(folder)
+    sums = check_written(folder)
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    heading = re.search(r"^# (.+)$", text, re.M)
+    name = heading[1] if heading else folder.resolve().name
+    text = card.add_evaluations(text, evaluations, name)
+    verification = json.loads((folder / VERIFICATION).read_text(encoding="utf-8"))
+    names = ("file", "dataset", "split")
+    kept = [
+        earlier
+        for earlier in verification.get("evaluations", [])
+        if [earlier.get(n) for n in names] != [facts[n] for n in names]
+    ]
+    verification["evaluations"] = [*kept, dict(facts)]
+    with files.staged(folder, merge=True) as written:
+        written.mkdir()
+        files.write_text(written / "README.md", text)
+        files.write_json(written / VERIFICATION, verification)
+        sums |= {n: files.sha256(written / n) for n in ("README.md", VERIFICATION)}
+        lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
+        files.write_text(written / integrity.SUMS, "".join(lines))
+
+
+def check_written(folder: Path) -> dict[str, str]:
+    """Return the recorded hashes of a folder that `write_folder` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it is another folder.
+        CheckpointError: If a file other than the card and `verification.json` has
+            changed or is missing.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}")
+    recorded = folder / integrity.SUMS
+    sums = integrity.read_sums(recorded if recorded.is_file() else None)
+    own = {"README.md", VERIFICATION}
+    if not own <= set(sums) or not all((folder / name).is_file() for name in own):
+        raise ValueError(
+            "Expected a folder that `keras_cvt.hub.write_folder` wrote, with "
+            f"{', '.join(sorted({*own, integrity.SUMS}))}. Received: {folder}"
+        )
+    changed = [
+        name
+        for name, digest in sums.items()
+        if name not in own
+        and not ((folder / name).is_file() and files.sha256(folder / name) == digest)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"Expected the files that were verified in {folder}. Changed: {changed}"
+        )
+    return sums
+
+
+def find_evaluated(
+    folder: str | os.PathLike, description: ModelDescription, origin: Mapping[str, Any]
+) -> str:
+    """Return the name of a folder's file, of which an evaluated classifier was made.
+
+    Args:
+        folder: A folder that `write_folder` wrote.
+        description: The classifier's description.
+        origin: Its weights or files; see `keras_cvt.inference.Classifier`.
+
+    Returns:
+        A name such as `"model.safetensors"` for the Keras model, or the name of an
+        exported file or folder.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it is another folder, or the classifier is not of its files.
+        CheckpointError: If a file has changed since it was verified.
+    """
+    folder = Path(folder)
+    sums = check_written(folder)
+    hashes = origin.get("files_sha256")
+    if hashes is None:
+        network = loading.build(sources.resolve(folder))
+        found = [
+            (each.config, each.include_preprocessing, each.eval_transform)
+            for each in (network.description, description)
+        ]
+        hashes = describe_origin(network)["weights_sha256"], origin["weights_sha256"]
+        same = found[0] == found[1] and hashes[0] == hashes[1]
+        name = WEIGHTS[0] if same else None
+    else:
+        name = _find_export(folder, sums, set(hashes.values()))
+    if name is None:
+        raise ValueError(
+            f"Expected the result of the model in {folder}, or of an exported file in "
+            f"it. Received: that of {description.name}, which is another"
+        )
+    return name
+
+
+def _find_export(folder, sums, hashes):
+    """Return the exported file or folder that has these hashes, or None."""
+    listed = json.loads((folder / VERIFICATION).read_text(encoding="utf-8"))
+    for artefact in listed["artefacts"]:
+        path = folder / artefact["path"]
+        exported = _format_of(path)
+        found = exported.files(path) if exported else ()
+        names = [file.relative_to(folder).as_posix() for file in found]
+        if {sums.get(name) for name in names} == hashes:
+            return artefact["path"]
+    return None
 
 
 def _describe(model):

@@ -60,11 +60,21 @@ def load_class_names(
 ) -> tuple[str, ...] | None:
     """Return the class names of a Hub repository without loading its weights.
 
-    The arguments and errors are those of `load`. Only `config.json` and its recorded
-    hash are read: the number of classes of the weights is not compared.
+    Only `config.json` and its recorded hash are read: the number of classes of the
+    weights is not compared.
+
+    Args:
+        repo_id: As for `load`.
+        revision: As for `load`.
 
     Returns:
         The names in the order of the outputs, or None if the repository has none.
+
+    Raises:
+        ValueError: As `load`.
+        CheckpointError: If `config.json` does not match its recorded hash.
+        FileNotFoundError: If the repository does not exist.
+        OSError: If the Hub cannot be reached and nothing is cached.
 
     Example:
         >>> keras_cvt.hub.load_class_names("microsoft/cvt-13")[0]

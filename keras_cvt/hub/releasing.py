@@ -18,7 +18,7 @@ from keras_cvt.hub.exports import find_variants, write_artefacts
 from keras_cvt.hub.folder import write_folder
 from keras_cvt.hub.space import write_space
 from keras_cvt.hub.transformers_reference import transformers_logits
-from keras_cvt.hub.upload import upload_folder
+from keras_cvt.hub.upload import check_space, upload_folder
 from keras_cvt.preprocessing.batches import preprocess_files
 from keras_cvt.repository import integrity
 
@@ -154,6 +154,8 @@ def release(
         files.write_json(record, asdict(done))
     if dry_run or done.commit is not None:
         return done
+    if page:
+        check_space(repo_id, token)
     report = upload_folder(folder, repo_id, private=private, token=token)
     if page:
         shown = upload_folder(
@@ -252,6 +254,7 @@ class _Page:
             ("ImageNet-1k", "imagenet-1k", "accuracy"): record.top1,
             ("ImageNet-1k", "imagenet-1k", "top-5 accuracy"): record.top5,
             ("ImageNet-V2", "imagenet-v2", "accuracy"): record.imagenet_v2_top1,
+            ("ImageNet-V2", "imagenet-v2", "top-5 accuracy"): record.imagenet_v2_top5,
         }
         return card.About(
             base_model=record.repo,

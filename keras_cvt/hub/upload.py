@@ -113,6 +113,7 @@ def push(
         if page is not False:
             exported = None if page is True else page
             write_space(model, space, page=exported, **shared)
+            check_space(repo_id, token)
         report = upload_folder(folder, repo_id, **target)
         report = dataclasses.replace(report, difference=difference)
         if page is not False:
@@ -146,24 +147,52 @@ def upload_folder(
     Raises:
         CheckpointError: If a file has changed since it was verified.
     """
-    from huggingface_hub import HfApi, get_token
-
     _check_target(repo_id)
     validation.check_choice(("model", "space"), repo_type=repo_type)
     folder = Path(folder)
     sums = _check_written(folder)
+    api = _client(repo_id, token)
+    return _repeated(
+        lambda: _commit(api, folder, sums, repo_id, repo_type, private, message),
+        repo_id if repo_type == "model" else f"The Space {repo_id}",
+    )
+
+
+def check_space(repo_id: str, token: str | None = None) -> None:
+    """Raise ValueError if a Space of this name is of something else.
+
+    The arguments and errors are those of `push`, which asks before it uploads
+    anything.
+    """
+    api = _client(repo_id, token)
+
+    def look():
+        head = _head(api, repo_id, "space")
+        if head is not None:
+            found, _, earlier = _existing(api, repo_id, "space", head)
+            _check_space(repo_id, found, earlier)
+
+    _repeated(look, f"The Space {repo_id}")
+
+
+def _client(repo_id, token):
+    from huggingface_hub import HfApi, get_token
+
     if not (token or get_token()):
         raise PermissionError(
             "A push needs a token with the right to write: set HF_TOKEN, run "
             f"`hf auth login`, or pass token=. Received: none for {repo_id}"
         )
-    api = HfApi(token=token, library_name="keras_cvt")
+    return HfApi(token=token, library_name="keras_cvt")
+
+
+def _repeated(attempt, name):
+    """Call `attempt` until it succeeds or an error is lasting; return its result."""
     waits = iter(WAITS)
     while True:
         try:
-            return _commit(api, folder, sums, repo_id, repo_type, private, message)
+            return attempt()
         except Exception as error:
-            name = repo_id if repo_type == "model" else f"The Space {repo_id}"
             problem, temporary = _explain(error, name)
             if problem is None:
                 raise
@@ -322,10 +351,8 @@ def _explain(error, repo_id):
         other = (OSError, f"the Hub answered with status {status}.", temporary)
         kind, text, temporary = _STATUSES.get(status, other)
         return kind(f"{start} and has not changed: {text}"), temporary
-    # The base class belongs to its HTTP library, which differs between releases.
-    broken_connection = errors.HfHubHTTPError.__mro__[1]
     no_answer = (json.JSONDecodeError, errors.LocalEntryNotFoundError)
-    if isinstance(error, (broken_connection, *no_answer)):
+    if isinstance(error, (client.http_error(), *no_answer)):
         text = "the connection to the Hub broke off or cannot be made"
         name = type(error).__name__
         return ConnectionError(f"{start}: {text} ({name}). Run the push again."), True

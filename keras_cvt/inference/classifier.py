@@ -120,7 +120,7 @@ def classifier_of(
     if path.suffix == ".keras":
         if not path.is_file():  # Keras would look for it on the web
             raise FileNotFoundError(f"There is no file {path}")
-        loaded = keras.models.load_model(path)
+        loaded = keras.models.load_model(path, compile=False)
         if not isinstance(loaded, CvTModel):
             raise ValueError(f"Expected a model of keras_cvt. Received: {path}")
         return _of_model(loaded, class_names)

@@ -2,14 +2,17 @@
 
 import contextlib
 import hashlib
+import importlib
+import inspect
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from keras_cvt._utils import files
+from keras_cvt._utils import files, progress
 from keras_cvt._utils.errors import CheckpointError
 from keras_cvt.repository import guards, integrity, shards
 
@@ -34,6 +37,11 @@ DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 # What a caller does with them: it reads them, it only wants them in the cache, for a
 # later call without a network, or neither.
 Descriptions = Literal["needed", "cached if possible", "unneeded"]
+# Seconds after which a Hub that nobody reaches is asked again, and after which it is
+# given up. huggingface_hub itself goes on for 23 s, or for minutes where packets are
+# lost, and logs every attempt.
+_PAUSES = (1.0, 2.0)
+_PATIENCE = 5.0
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -81,13 +89,15 @@ def download_checkpoint(
 
     All files are of one commit. The descriptions, if there are any, lie beside the
     checkpoint. Nothing else is downloaded, and never a SavedModel or a `.keras` file.
-    huggingface_hub does the work: progress bar, cache, resumption, retries, offline
-    mode (`HF_HUB_OFFLINE`) and another endpoint (`HF_ENDPOINT`).
+    huggingface_hub does the work: cache, resumption, retries, offline mode
+    (`HF_HUB_OFFLINE`) and another endpoint (`HF_ENDPOINT`). Progress is shown as in
+    `keras_cvt._utils.progress`.
 
     Args:
         repo_id: Such as `"org/repo"`.
         revision: Branch, tag or commit. Defaults to `None`, the main branch.
-        sha256: The hash of each file if they are known. Defaults to `None`: the
+        sha256: The hash of each checkpoint file that may be downloaded, if they are
+            known; no other is. Defaults to `None`: any file, checked against the
             hashes that the repository itself records.
         descriptions: `"needed"` to download the descriptions too, `"cached if
             possible"` if that may fail, or `"unneeded"`. Defaults to `"needed"`.
@@ -100,9 +110,11 @@ def download_checkpoint(
         CheckpointError: If a file does not match its recorded hash. What is damaged in
             the Hub's cache has been downloaded again by then.
         FileNotFoundError: If the repository or a checkpoint in it does not exist.
-        OSError: If the Hub cannot be reached and nothing is cached.
+        ConnectionError: If the Hub cannot be reached and nothing is cached. It takes a
+            few seconds to say so.
+        OSError: If the download fails in any other way.
     """
-    checkpoint = _download_best(repo_id, revision)
+    checkpoint = _download_best(repo_id, revision, sha256)
     commit = _commit(checkpoint, revision)
     found = {checkpoint.name: checkpoint}
     names = [path.name for path in shards.shard_files(checkpoint)]
@@ -119,9 +131,12 @@ def download_checkpoint(
             raise FileNotFoundError(
                 f"{checkpoint.name} of {repo_id} lists {name}, which is not there."
             )
+    way_out = ""
     if sha256 is None:
         recorded = download_optional(repo_id, integrity.SUMS, commit)
         sha256 = integrity.read_sums(recorded)
+    else:
+        way_out = _at_own_risk(repo_id)
     lacking = {*sha256} & {*CHECKPOINT_FILES, *described}
     lacking -= {*found}
     if checkpoint.name in sha256:
@@ -132,7 +147,7 @@ def download_checkpoint(
             f"{sorted(lacking)}. Received: {sorted(found)}"
         )
     for name in sorted(found.keys() & sha256.keys()):
-        _check_hash(repo_id, name, commit, found[name], sha256[name])
+        _check_hash(repo_id, name, commit, found[name], sha256[name], way_out)
     return checkpoint
 
 
@@ -161,7 +176,15 @@ def _commit(path, revision):
     return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else revision
 
 
-def _check_hash(repo_id, name, commit, path, expected):
+def _at_own_risk(repo_id):
+    return (
+        "This is not the file that this version of keras_cvt was made for. To load at "
+        "your own risk what the main branch has now, unchecked, pass "
+        f"weights='{SCHEME}{repo_id}@main'."
+    )
+
+
+def _check_hash(repo_id, name, commit, path, expected, way_out=""):
     digest = files.sha256(path)
     if digest != expected:
         # The Hub's cache may hold a damaged file.
@@ -169,18 +192,19 @@ def _check_hash(repo_id, name, commit, path, expected):
     if digest != expected:
         raise CheckpointError(
             f"{name} of {repo_id} does not match its recorded SHA-256 "
-            f"{expected}. Received: {digest}"
+            f"{expected}. Received: {digest}. {way_out}".strip()
         )
 
 
-def _download_best(repo_id, revision):
+def _download_best(repo_id, revision, sha256):
+    names = [name for name in CHECKPOINT_FILES if not sha256 or name in sha256]
     unreachable = None
-    for name in CHECKPOINT_FILES:
+    for name in names:
         try:
             # If one file could not be asked for, no other is downloaded instead, but
             # another may be cached.
             path = _download(repo_id, name, revision, False, unreachable is not None)
-        except _NotCachedError as error:
+        except ConnectionError as error:
             unreachable = unreachable or error
             continue
         if path is not None:
@@ -188,7 +212,7 @@ def _download_best(repo_id, revision):
     if unreachable is not None:
         raise unreachable
     raise FileNotFoundError(
-        f"The Hub repository {repo_id} holds none of {', '.join(CHECKPOINT_FILES)}."
+        f"The Hub repository {repo_id} holds none of {', '.join(names)}."
     )
 
 
@@ -207,17 +231,13 @@ def download_optional(
 
     try:
         return _download(repo_id, name, revision)
-    except _NotCachedError:
+    except ConnectionError:
         cached = huggingface_hub.try_to_load_from_cache(
             repo_id, name, revision=revision
         )
         if cached is huggingface_hub._CACHED_NO_EXIST:
             return None
         raise
-
-
-class _NotCachedError(OSError):
-    """The Hub cannot be asked, and its cache does not hold the file."""
 
 
 def _download(repo_id, name, revision, force=False, only_cached=False):
@@ -255,6 +275,11 @@ def _is_damaged(path):
 
 
 def _ask(repo_id, name, revision, force, only_cached):
+    """Return the file's path, or None if the repository does not have it.
+
+    A ConnectionError means that the Hub cannot be asked, and that its cache does not
+    hold the file.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -262,6 +287,11 @@ def _ask(repo_id, name, revision, force, only_cached):
     way_out = (
         "To load a file that you have, pass its path: weights='path/to/checkpoint'."
     )
+    cached = huggingface_hub.try_to_load_from_cache(repo_id, name, revision=revision)
+    unreachable = None
+    if not only_cached and (force or not isinstance(cached, str)):
+        unreachable = _why_unreachable(repo_id, name, revision)
+        only_cached = unreachable is not None
     try:
         with guards.guarded():
             return Path(
@@ -271,6 +301,7 @@ def _ask(repo_id, name, revision, force, only_cached):
                     revision=revision,
                     force_download=force,
                     local_files_only=only_cached,
+                    **_progress_bar(),
                 )
             )
     except (guards.UnsafeNameError, guards.RedirectError) as error:
@@ -282,10 +313,11 @@ def _ask(repo_id, name, revision, force, only_cached):
         ) from error
     except errors.LocalEntryNotFoundError as error:
         # A subclass of EntryNotFoundError: here nobody could be asked.
-        raise _NotCachedError(
-            f"{_reason(error)}, and {name} of {repo_id} is not in the local cache. "
-            f"{way_out}"
-        ) from error
+        # One traceback: that of the HTTP library says nothing about the program.
+        raise ConnectionError(
+            f"{unreachable or _reason(error)}, and {name} of {repo_id} is not in the "
+            f"local cache. {_elsewhere(repo_id, revision)}"
+        ) from None
     except errors.EntryNotFoundError:
         return None
     except errors.GatedRepoError as error:
@@ -303,21 +335,31 @@ def _ask(repo_id, name, revision, force, only_cached):
         if not force:
             raise
         raise OSError(
-            f"The cached checkpoint of {repo_id} is damaged, and the Hub cannot be "
-            f"reached (or HF_HUB_OFFLINE is set) to download it again. {way_out}"
-        ) from error
+            f"The cached checkpoint of {repo_id} is damaged and has to be downloaded "
+            f"again. {unreachable or _reason(error)}. {_elsewhere(repo_id, revision)}"
+        ) from None
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "unknown")
         raise OSError(
             f"The Hub answered with status {status} for {name} of {repo_id}; try "
             f"again later. {way_out}"
         ) from error
-    # The base of its errors is the HTTP library's, whose name changes with releases.
-    except (OSError, RuntimeError, errors.HfHubHTTPError.__mro__[1]) as error:
+    except (OSError, RuntimeError, http_error()) as error:
         raise OSError(
             f"The download of {name} of {repo_id} broke off "
             f"({type(error).__name__}); the next call resumes it. {way_out}"
         ) from error
+
+
+def http_error() -> type[Exception]:
+    """Return the base of huggingface_hub's errors of a connection.
+
+    It belongs to its HTTP library, whose name changes with releases.
+    """
+    from huggingface_hub import errors
+
+    base: type[Exception] = errors.HfHubHTTPError.__mro__[1]
+    return base
 
 
 def _reason(error):
@@ -329,4 +371,57 @@ def _reason(error):
     broken = type(cause).__name__
     if broken in ("TooManyRedirects", "UnsupportedProtocol", "InvalidURL"):
         return f"The Hub redirects to nowhere ({broken})"
-    return "The Hub cannot be reached (or HF_HUB_OFFLINE is set)"
+    if broken == "OfflineModeIsEnabled":
+        return "The Hub cannot be reached (HF_HUB_OFFLINE is set)"
+    return f"The Hub cannot be reached ({broken})"
+
+
+def _elsewhere(repo_id, revision):
+    """Say what to do without the Hub."""
+    from huggingface_hub import constants
+
+    return (
+        "Try again with a network (HF_ENDPOINT names a mirror), or bring a file of "
+        f"{constants.ENDPOINT}/{repo_id}/tree/{revision or 'main'} and pass its path: "
+        "weights='path/to/checkpoint'."
+    )
+
+
+def _why_unreachable(repo_id, name, revision):
+    """Ask the Hub about a file, and say why nobody answers; None if it answers."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    # httpx, or its successor.
+    http = importlib.import_module(http_error().__module__.split(".")[0])
+    reason, started = "", time.monotonic()
+    for pause in (*_PAUSES, None):
+        try:
+            with guards.guarded():
+                url = huggingface_hub.hf_hub_url(repo_id, name, revision=revision)
+                huggingface_hub.get_hf_file_metadata(url)
+        except (http.ConnectError, http.TimeoutException, http.ProxyError) as error:
+            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+            reason = f"The Hub cannot be reached ({constants.ENDPOINT}, {text})"
+        except Exception:
+            # An answer of any kind: the download says what is wrong.
+            return None
+        else:
+            return None
+        if pause is None or time.monotonic() - started > _PATIENCE:
+            break
+        time.sleep(pause)
+    return reason
+
+
+def _progress_bar():
+    """Return an argument for `hf_hub_download`, which shows nothing in files."""
+    import huggingface_hub
+    from huggingface_hub.utils import tqdm
+
+    class Bar(progress.LinesInFiles, tqdm):
+        pass
+
+    known = inspect.signature(huggingface_hub.hf_hub_download).parameters
+    # The first releases of version 1 do not take it.
+    return {"tqdm_class": Bar} if "tqdm_class" in known else {}

@@ -25,4 +25,4 @@ def on_page_markdown(
     markdown: str, page: Page, config: MkDocsConfig, files: Files
 ) -> str:
     """Fill in the generated tables of a page."""
-    return generate.fill(markdown)
+    return generate.fill(markdown, config.repo_url)

@@ -190,10 +190,10 @@ def distiller(student, teacher, options):
 
 def main():
     options = parse_arguments()
-    if options.distribute != "none":
+    if options.distribute != "none" or options.ray:
         raise ValueError(
             "A teacher and its student train on one device. "
-            f"Received: --distribute {options.distribute}"
+            f"Received: --distribute {options.distribute}, --ray {options.ray}"
         )
     recipe = training.PRETRAINING.get(options.model, training.PRETRAINING["cvt13"])
     recipe = common.augmented(common.override(recipe, options), options)

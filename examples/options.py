@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import sys
 import traceback
 from pathlib import Path
@@ -17,6 +18,8 @@ BUILDERS = {
     "cvt21": keras_cvt.CvT21,
     "cvtw24": keras_cvt.CvTW24,
 }
+# Images per step by default: the paper's recipes have up to 2048, for many GPUs.
+MOST_IMAGES = 128
 
 
 def parser(description):
@@ -38,8 +41,8 @@ def parser(description):
     options.add_argument(
         "--batch-size",
         type=int,
-        default=128,
-        help="images per step, on all devices together (default: %(default)s)",
+        help="images per step, on all devices together (default: the recipe's, at most "
+        f"{MOST_IMAGES})",
     )
     options.add_argument("--image-size", type=int, help="pixels; default: the recipe's")
     options.add_argument(
@@ -47,13 +50,36 @@ def parser(description):
         type=float,
         help="peak at this batch size; default: the recipe's, scaled",
     )
-    options.add_argument("--warmup-epochs", type=float, help="default: the recipe's")
+    options.add_argument(
+        "--warmup-epochs",
+        type=float,
+        help="default: the recipe's, or a tenth of --epochs if that is not longer",
+    )
     add_precision(options)
     options.add_argument(
         "--distribute",
         choices=training.DISTRIBUTIONS,
         default="none",
         help="how devices share each batch (default: %(default)s)",
+    )
+    options.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="train in several JAX processes of a Ray cluster: auto uses the one that "
+        "runs, local starts one here",
+    )
+    options.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="number of these processes (default: %(default)s)",
+    )
+    options.add_argument(
+        "--gpus-per-worker",
+        type=int,
+        default=0,
+        metavar="N",
+        help="GPUs of each of them (default: %(default)s)",
     )
     options.add_argument(
         "--cache", action="store_true", help="keep the encoded images in memory"
@@ -142,7 +168,9 @@ def from_scratch(options, recipe):
 
 
 def override(recipe, options):
-    """Return the recipe with the command line's changes."""
+    """Return the recipe with the command line's changes, and set the batch size."""
+    if options.batch_size is None:
+        options.batch_size = min(recipe.batch_size, MOST_IMAGES)
     changes = {}
     if options.epochs:
         changes |= {"epochs": options.epochs, "steps": None}
@@ -155,6 +183,8 @@ def override(recipe, options):
         }
     if options.warmup_epochs is not None:
         changes["warmup_epochs"] = options.warmup_epochs
+    elif options.epochs and recipe.warmup_epochs >= options.epochs:
+        changes["warmup_epochs"] = options.epochs / 10
     return dataclasses.replace(recipe, **changes)
 
 
@@ -203,6 +233,23 @@ def augmented(recipe, options):
     return dataclasses.replace(recipe, augmentation=augmentation)
 
 
+def _train_with_ray(options, train):
+    if options.distribute == "mirrored":
+        raise ValueError("--ray uses JAX. Received: --distribute mirrored")
+
+    def work(resume):
+        changes = {"ray": None, "distribute": "data_parallel"}
+        changes["resume"] = options.resume or resume
+        return train(argparse.Namespace(**{**vars(options), **changes}))
+
+    return training.run_with_ray(
+        work,
+        workers=options.workers,
+        address=options.ray,
+        gpus_per_worker=options.gpus_per_worker,
+    )
+
+
 def train(
     options,
     recipe,
@@ -212,13 +259,28 @@ def train(
     class_names=None,
     settings=None,
     trainer=None,
+    verbose="auto",
 ):
     """Open the images, build and train a model, and print the result.
 
     `class_names` are those of `data.open_source`, `settings` those of `training.Run`,
-    and `trainer` is that of `training.fit`. Returns the best validation accuracy, or
-    None in a process that does not write.
+    `trainer` and `verbose` those of `training.fit`. Returns the best validation
+    accuracy, or None in a process that does not write.
     """
+    if options.ray:
+        return _train_with_ray(
+            options,
+            functools.partial(
+                train,
+                recipe=recipe,
+                build=build,
+                multipliers=multipliers,
+                class_names=class_names,
+                settings=settings,
+                trainer=trainer,
+                verbose=2,  # Ray shows every change of a progress bar as a line
+            ),
+        )
     images = data.open_source(
         options.data, "train", data_dir=options.data_dir, class_names=class_names
     )
@@ -235,8 +297,14 @@ def train(
     training.set_precision(options.precision)
     keras.utils.set_random_seed(options.seed)
     with training.distribute(options.distribute, options.batch_size):
-        run = training.Run(options.output, settings, resume=options.resume)
+        # A run that is there is refused or locked before the weights are loaded. The
+        # folder of a new one is made after that: without weights there is no run.
+        open_run = functools.partial(
+            training.Run, options.output, settings, resume=options.resume
+        )
+        run = open_run() if options.output.exists() else None
         model = build(len(images.class_names))
+        run = run or open_run()
         history = training.fit(
             model,
             recipe,
@@ -252,6 +320,7 @@ def train(
             global_clipnorm=options.clip_norm,
             gradient_accumulation_steps=options.accumulate,
             trainer=trainer,
+            verbose=verbose,
         )
     if not run.writes:
         return None

@@ -1,7 +1,7 @@
 """The examples of README.md and of docs/, and the surroundings in which they run.
 
 The published networks are replaced by small ones. A server on the loopback serves their
-weights as the Hub would, and only two of them are released. The recipe "flowers" trains
+weights as the Hub would, and only two of them are released. The recipe "photos" trains
 for one step on small images. Everything else is real: the files, the client of the Hub,
 the converters.
 """
@@ -116,8 +116,9 @@ def surroundings(folder, monkeypatch):
     """Work in a folder with the files that the examples read; yield the Hub."""
     for name in zoo.MODELS:
         monkeypatch.setitem(zoo.MODELS, name, SMALL)
-    short = dataclasses.replace(training.FINE_TUNING["flowers"], steps=1, image_size=32)
-    monkeypatch.setitem(training.FINE_TUNING, "flowers", short)
+    short = {"epochs": None, "steps": 1, "warmup_epochs": 0, "image_size": 32}
+    short = dataclasses.replace(training.FINE_TUNING["photos"], **short)
+    monkeypatch.setitem(training.FINE_TUNING, "photos", short)
     monkeypatch.chdir(folder)
     write_files()
     with loopback(folder / "caches", monkeypatch) as server:

@@ -209,6 +209,7 @@ def test_a_teacher_that_does_not_fit_is_refused(files, tmp_path, teacher, messag
         ("--alpha=1.5", "expected a positive number of at most 1"),
         ("--temperature=0", "expected a positive number"),
         ("--distribute=mirrored", "train on one device"),
+        ("--ray=local", "train on one device"),
     ],
 )
 def test_wrong_options_are_messages(files, tmp_path, extra, message):

@@ -9,6 +9,7 @@ from keras_cvt.training.fine_tuning import (
 )
 from keras_cvt.training.fitting import fit, set_precision
 from keras_cvt.training.optimizers import SGD, AdamW
+from keras_cvt.training.ray_train import run_with_ray
 from keras_cvt.training.recipes import (
     FINE_TUNING,
     FROM_SCRATCH,
@@ -31,5 +32,6 @@ __all__ = [
     "fit",
     "freeze_stages",
     "layer_learning_rates",
+    "run_with_ray",
     "set_precision",
 ]

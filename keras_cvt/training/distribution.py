@@ -9,6 +9,7 @@ import keras
 from keras_cvt._utils import validation
 
 KINDS = ("none", "data_parallel", "mirrored")
+"""What `distribute` takes: one device, JAX's data parallelism, TensorFlow's mirrors."""
 
 
 def process_index_and_count() -> tuple[int, int]:
@@ -60,8 +61,8 @@ def distribute(kind: str, batch_size: int) -> Iterator[None]:
       all processes. Each of several processes sets Keras's environment variables
       `KERAS_DISTRIBUTION_JOB_ADDRESSES` (`host:port` of every process, separated by
       commas), `KERAS_DISTRIBUTION_NUM_PROCESSES` and
-      `KERAS_DISTRIBUTION_PROCESS_ID`. BatchNorm sees the global batch. So the result
-      is that of one device.
+      `KERAS_DISTRIBUTION_PROCESS_ID`; or `run_with_ray` starts them. BatchNorm sees
+      the global batch. So the result is that of one device.
     - `"mirrored"` (TensorFlow): `tf.distribute.MirroredStrategy` over this machine's
       accelerators. BatchNorm sees each replica's share of the batch, as in the
       official code without SyncBN. So the result differs from that of one device,

@@ -54,6 +54,8 @@ def test_the_learning_rate_warms_up_five_epochs_and_ends_at_the_floor():
 def test_the_fine_tuning_lengths_are_the_papers():
     steps = {name: recipe.steps for name, recipe in FINE_TUNING.items()}
     expected = {"imagenet": 20_000, "cifar": 10_000, "pets": 500, "flowers": 500}
+    # By epochs, and not the paper's.
+    assert steps.pop("photos") is None
     assert steps == expected
     assert FINE_TUNING["pets"].total_epochs(steps_per_epoch=7) == 72
 

@@ -213,6 +213,3 @@ def change_pickle(rng, data):
         else:
             parts[i] = b"\x8a\x08" + rng.randbytes(8)
     return b"".join(parts) + data[end:]
-
-
-# How each kind is read ----------------------------------------------------------------

@@ -268,9 +268,6 @@ def judge(error):
     return "other", f"{where}: {type(error).__name__}: {str(error)[:300]!r}"
 
 
-# What is changed --------------------------------------------------------------------
-
-
 class Originals:
     """Valid files of the reader's model."""
 

@@ -45,6 +45,7 @@ MODULES = {
         "eval_transform",
         "WeightsRecord",
         "RepoFiles",
+        "RecordError",
         "UnknownWeightsError",
         "MODELS",
         "WEIGHTS",

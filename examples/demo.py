@@ -19,14 +19,12 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 from photo_scenes import NAMES, PhotoScenes, load_photo
 from PIL import Image
 
 import keras_cvt
 from keras_cvt import CvTConfig, StageConfig, deploy, explain
-from keras_cvt._utils import plots
-from keras_cvt._utils.files import write_whole
-from keras_cvt._utils.optional import require
 from keras_cvt.inference import classifier_of
 from keras_cvt.preprocessing import EvalTransform
 
@@ -109,7 +107,7 @@ def scenes_page(folder):
     seconds = time.perf_counter() - start
     # With the optimizer's state it would be three times the size.
     model.compile()
-    write_whole(folder / "model.keras", model.save)
+    model.save(folder / "model.keras")
 
     # As photos: larger, and brought to the network's size by `preprocess_input`.
     test = make(PhotoScenes("test", TEST, SHOWN_SIDE))
@@ -207,7 +205,7 @@ def draw(page, names, scores, path):
     heats = explain.grad_cam(page.model, images)
     rows = -(-len(images) // COLUMNS)
     height = ROW * rows + HEAD
-    figure = plots.new_figure(figsize=(4 * COLUMNS, height))
+    figure = Figure(figsize=(4 * COLUMNS, height))
     title, *notes = page.notes
     style = {"ha": "left", "va": "top"}
     figure.text(0.01, 1 - 0.1 / height, title, fontsize=18, weight="bold", **style)
@@ -237,7 +235,7 @@ def draw(page, names, scores, path):
             axes.set_axis_off()
             axes.set_title(title, loc="left", **style)
         draw_answers(figure.add_subplot(cell[1, :]), names, scores[i])
-    plots.save_png(figure, path)
+    figure.savefig(path, dpi=120)
 
 
 def draw_answers(axes, names, scores):
@@ -264,15 +262,12 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     parser.add_argument("--offline", action="store_true", help="skip the Hub")
     options = parser.parse_args()
-    # Before anything that takes long.
-    require("matplotlib", "demo", "The picture")
-    require("ai_edge_litert.interpreter", "demo", "The exported file")
-    page = None if options.offline else imagenet_page(options.output)
-    page = page or scenes_page(options.output)
+    published = None if options.offline else imagenet_page(options.output)
+    page = published or scenes_page(options.output)
     path = options.output / "demo.png"
     draw(page, *classify(page, options.output / FILE), path)
     print(f"\nThe picture is in {path.resolve()}")
-    if (options.output / "scenes").is_dir():
+    if not published:
         files = f"{options.output / 'scenes'} --model {options.output / 'model.keras'}"
         print(f"Try it: keras-cvt predict {files}")
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
-
-from keras_cvt._utils.optional import require
+from skimage import data
+from sklearn import datasets
 
 NAMES = (
     "astronaut",
@@ -123,9 +123,7 @@ class PhotoScenes:
 def load_photo(name):
     """Return a photo of scikit-image, or with a suffix of scikit-learn, grey or RGB."""
     if name.endswith(".jpg"):
-        datasets = require("sklearn.datasets", "demo", "The scenes")
         return Image.fromarray(datasets.load_sample_image(name))
-    data = require("skimage.data", "demo", "The scenes")
     if name == "motorcycle":
         return Image.fromarray(data.stereo_motorcycle()[0])
     return Image.fromarray(getattr(data, name)())

@@ -6,6 +6,7 @@ Hub.
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +39,10 @@ MODELS: Mapping[str, CvTConfig] = {
     "cvtw24": configs.CVT_W24,
 }
 """The configurations of the published networks, by name."""
+
+
+class RecordError(ValueError):
+    """A record of files on the Hub cannot be read."""
 
 
 class UnknownWeightsError(ValueError):
@@ -102,9 +107,10 @@ def known_files() -> Mapping[str, Mapping]:
 
     The environment variable `KERAS_CVT_HUB_FILES` names another record, such as that of
     a mirror with commits of its own. `conversion/record_hub_files.py` writes records.
+    What a record does not list is downloaded from the main branch, unchecked.
 
     Raises:
-        ValueError: If the environment variable names no such record.
+        RecordError: If the environment variable names no such record.
     """
     return _read_record(os.environ.get(HUB_FILES))
 
@@ -116,13 +122,21 @@ def _read_record(path):
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         for repo in record.values():
-            RepoFiles(**repo)
+            known = RepoFiles(**repo)
+            _check_hex(40, known.revision)
+            _check_hex(64, *known.sha256.values())
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise RecordError(
             f"Expected {HUB_FILES} to name a file that conversion/record_hub_files.py "
             f"wrote. Received: {path} ({error})"
         ) from error
     return record
+
+
+def _check_hex(digits, *values):
+    for value in values:
+        if not re.fullmatch(f"[0-9a-f]{{{digits}}}", value):
+            raise ValueError(f"expected {digits} hexadecimal digits, not {value!r:.80}")
 
 
 # Model, tag, repository, size, then top-1 and top-5 on ImageNet and on ImageNet-V2.

@@ -199,7 +199,7 @@ def test_a_copy_of_a_published_file_is_recognised(record, tmp_path, caplog):
     wrong = {"size": 48, "crop_pct": 0.5, "image_processor_type": "ConvNextProcessor"}
     (folder / "preprocessor_config.json").write_text(json.dumps(wrong))
     found = sources.resolve(folder / "renamed.h5")
-    assert found.record == RECORD and found.source == "renamed.h5"
+    assert found.record == RECORD and found.source == RECORD.name
     assert found.activation == "quick_gelu"
     assert found.eval_transform == RECORD.eval_transform
     assert not caplog.records

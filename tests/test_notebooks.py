@@ -394,7 +394,7 @@ def test_fine_tune_saves_a_model_that_tells_the_classes(small, folder):
     # In another program, as a user does it.
     best = inference.classifier_of(folder / "run" / "best.keras")
     assert best.description.class_names == tuple(FLOWERS)
-    paths = sorted((folder / "run" / "photos" / "validation").glob("*/*"))
+    paths = sorted((folder / "run" / "split" / "validation").glob("*/*"))
     assert len(paths) == 12
     scores = best.scores(keras_cvt.preprocess_input(paths, best))
     right = [list(FLOWERS).index(path.parent.name) for path in paths]

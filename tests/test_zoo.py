@@ -89,11 +89,23 @@ def test_the_package_records_the_files_of_six_repositories(monkeypatch):
     assert zoo.find_file("0" * 64) is None
 
 
-@pytest.mark.parametrize("content", [None, "[]", "{", '{"microsoft/cvt-13": {"x": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "[]",
+        "{",
+        '{"microsoft/cvt-13": {"x": 1}}',
+        '{"microsoft/cvt-13": {"revision": "main", "sha256": {}}}',
+        '{"microsoft/cvt-13": {"revision": null, "sha256": {}}}',
+        '{"microsoft/cvt-13": {"revision": "%s", "sha256": null}}' % ("a" * 40),
+        '{"microsoft/cvt-13": {"revision": "%s", "sha256": {"a": "b"}}}' % ("a" * 40),
+    ],
+)
 def test_a_record_that_cannot_be_read_is_a_clear_error(content, tmp_path, monkeypatch):
     path = tmp_path / "record.json"
     if content is not None:
         path.write_text(content)
     monkeypatch.setenv(zoo.HUB_FILES, str(path))
-    with pytest.raises(ValueError, match=f"{zoo.HUB_FILES}.*Received: {path}"):
+    with pytest.raises(zoo.RecordError, match=f"{zoo.HUB_FILES}.*Received: {path}"):
         _ = zoo.WEIGHTS[0].files

@@ -1,6 +1,8 @@
 """What other packages print, kept back unless they fail."""
 
 import contextlib
+import ctypes
+import faulthandler
 import logging
 import os
 import sys
@@ -82,13 +84,16 @@ class _OfOneThread:
 def _redirected(file):
     """Let both outputs of the process, and Python's streams, write to a file."""
     with contextlib.ExitStack() as stack:
+        _flush_c()
+        stack.enter_context(_crashes_shown())
         kept = stack.enter_context(_text(os.dup(file.fileno())))
         replaced = {}
         for number, name in ((1, "stdout"), (2, "stderr")):
             stream = getattr(sys, name)
             # A process without a console may have neither.
             if stream is not None:
-                stream.flush()
+                with contextlib.suppress(ValueError):  # it is closed
+                    stream.flush()
                 other = stream
                 if _number(stream) == number:
                     other = stack.enter_context(_text(os.dup(number), stream))
@@ -105,7 +110,33 @@ def _redirected(file):
             if handler.stream in replaced:
                 stack.callback(handler.setStream, handler.stream)
                 handler.setStream(replaced[handler.stream])
+        stack.callback(_flush_c)
         yield
+
+
+def _flush_c():
+    """Write what C's own streams hold to where the outputs lead now."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).fflush(None)
+
+
+@contextlib.contextmanager
+def _crashes_shown():
+    """Let Python say on the real error output where the process crashed, if it does."""
+    try:
+        errors = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    enabled = faulthandler.is_enabled()
+    try:
+        if not enabled:
+            faulthandler.enable(errors)
+        yield
+    finally:
+        if not enabled:
+            faulthandler.disable()
+        os.close(errors)
 
 
 def _text(number, like=None):

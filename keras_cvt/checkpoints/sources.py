@@ -205,7 +205,8 @@ def locate(
     if not path.exists():
         raise FileNotFoundError(f"There is no file or folder of weights {name!r}.")
     checkpoint = client.find_checkpoint(path) if path.is_dir() else path
-    return Location(path.name, checkpoint, _published_copy(checkpoint, config))
+    record = _published_copy(checkpoint, config)
+    return Location(record.name if record else path.name, checkpoint, record)
 
 
 def _published_copy(path, config):
@@ -214,7 +215,11 @@ def _published_copy(path, config):
     What lies beside it may be wrong: transformers runs its copies with GELU, and in
     some of their repositories `preprocessor_config.json` has another image size.
     """
-    record = zoo.find_file(files.sha256(path)) if path.is_file() else None
+    try:
+        record = zoo.find_file(files.sha256(path)) if path.is_file() else None
+    except zoo.RecordError as error:
+        logger.warning("%s is not compared with published files: %s", path, error)
+        return None
     _check_network(record, config)
     return record
 

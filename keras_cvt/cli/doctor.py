@@ -8,6 +8,7 @@ from pathlib import Path
 from keras_cvt import diagnostics
 from keras_cvt._utils.foreign_output import kept_back
 from keras_cvt._utils.tables import render
+from keras_cvt.diagnostics.findings import guarded
 
 
 def run_doctor(options: argparse.Namespace) -> int:
@@ -24,7 +25,7 @@ def run_doctor(options: argparse.Namespace) -> int:
         rows = [dataclasses.asdict(finding) for finding in findings]
         print(json.dumps({"findings": rows, "problems": len(problems)}, indent=2))
     else:
-        print(f"{len(problems)} problems" if problems else "No problems.")
+        print(f"Problems: {len(problems)}." if problems else "No problems.")
     return 1 if problems else 0
 
 
@@ -37,12 +38,14 @@ def _parts(options):
     if any(f.topic == "backend" and f.status == "problem" for f in environment):
         return
     with kept_back():
-        network = diagnostics.check_network()
-    yield [network]
+        network = guarded("network", lambda: [diagnostics.check_network()])
+    yield network
     if options.weights:
-        yield list(diagnostics.check_repositories())
+        yield guarded("published weights", diagnostics.check_repositories)
         photo = Path(options.photo) if options.photo else None
-        yield [diagnostics.check_known_logits(photo)]
+        yield guarded(
+            "published weights", lambda: [diagnostics.check_known_logits(photo)]
+        )
 
 
 def _table(findings):

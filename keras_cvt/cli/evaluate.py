@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from keras_cvt import training, zoo
+from keras_cvt import conversion, training, zoo
 from keras_cvt._utils.optional import require
 from keras_cvt._utils.progress import Progress
 from keras_cvt.checkpoints import sources
@@ -83,6 +83,13 @@ def _classifier(options) -> Classifier:
         model, names = _model(options)
     finally:
         keras.config.set_dtype_policy(policy)
+    if options.write is not None and isinstance(model, CvTModel):
+        used = {layer.compute_dtype for layer in model.layers}
+        if used != {"float32"}:
+            raise ValueError(
+                "Expected --write with a model in float32: a card tells its accuracy. "
+                f"Received: layers that compute in {', '.join(sorted(used))}"
+            )
     if options.threads is not None and not isinstance(model, str):
         raise ValueError("Expected --threads with an exported file only.")
     return classifier_of(model, class_names=names, threads=options.threads)
@@ -93,9 +100,9 @@ def _model(options) -> tuple[CvTModel | str, list[str] | None]:
         if options.weights is not None:
             raise ValueError("A folder has its own weights; leave out --weights.")
         names = options.class_names and loading.read_class_names(options.class_names)
-        return hub_loading.build(sources.resolve(options.model)), names
+        return hub_loading.build(sources.resolve(Path(options.model))), names
     model, names = loading.model_or_exported(options)
-    has_own = isinstance(model, str) or loading.is_keras_file(options.model)
+    has_own = isinstance(model, str) or conversion.is_keras_file(options.model)
     if has_own and options.precision is not None:
         raise ValueError(
             "A .keras file and an exported file have their own precision; leave out "

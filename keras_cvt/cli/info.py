@@ -3,6 +3,7 @@
 import argparse
 import json
 
+from keras_cvt import conversion
 from keras_cvt._utils.tables import render
 from keras_cvt.cli import loading
 from keras_cvt.description import find_preprocessing
@@ -11,7 +12,7 @@ from keras_cvt.profile import profile
 
 def run_info(options: argparse.Namespace) -> int:
     """Print the parts of a model; return the exit status."""
-    if loading.is_keras_file(options.model):
+    if conversion.is_keras_file(options.model):
         model = loading.load_file(options.model)
         config, classes = model.cvt_config, model.classes
         # Layers in front may take images of another size and number of channels.

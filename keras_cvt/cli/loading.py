@@ -29,11 +29,6 @@ class _UnknownModelError(ValueError):
         )
 
 
-def is_keras_file(name: str) -> bool:
-    """Tell whether a model's name is the path of a `.keras` file."""
-    return name.endswith(".keras")
-
-
 def load_file(path: str) -> CvTModel:
     """Load a `.keras` file.
 
@@ -54,7 +49,7 @@ def config(name: str) -> CvTConfig:
     """
     if name in zoo.MODELS:
         return zoo.MODELS[name]
-    if is_keras_file(name):
+    if conversion.is_keras_file(name):
         return load_file(name).cvt_config
     if not Path(name).is_file():
         raise _UnknownModelError(name)
@@ -73,7 +68,7 @@ def network(options: argparse.Namespace) -> CvTModel:
     Raises:
         ValueError: If there is no such model or no such weights.
     """
-    if not is_keras_file(options.model):
+    if not conversion.is_keras_file(options.model):
         return _build(options.model, options.weights or "imagenet")
     if options.weights is not None:
         raise ValueError("A .keras file has its own weights; leave out --weights.")
@@ -142,7 +137,7 @@ def model_or_exported(
 
 
 def _is_exported(name):
-    if name in zoo.MODELS or is_keras_file(name) or not os.path.exists(name):
+    if name in zoo.MODELS or conversion.is_keras_file(name) or not os.path.exists(name):
         return False
     # It takes time to import, and the commands without exported files do without.
     from keras_cvt.deploy import formats

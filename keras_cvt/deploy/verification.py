@@ -367,8 +367,10 @@ def _advise(result, images, model_is_finite):
         return "The model's own outputs hold NaN or infinity: look at its weights."
     if not np.isfinite(result["max_difference"]):
         return (
-            "The file's outputs hold NaN or infinity: its numbers are too small for "
-            "what the network computes. Export it without a quantization."
+            "The file's outputs hold NaN or infinity."
+            if quantization is None
+            else "The file's outputs hold NaN or infinity: its numbers are too small "
+            "for what the network computes. Export it without a quantization."
         )
     if overall < _OTHER_WEIGHTS:
         text = (

@@ -1,7 +1,7 @@
 """What is installed, whether it computes as it should, and what the Hub holds.
 
-Importing this package imports neither Keras nor a backend, so that it can tell what is
-missing.
+Its modules import neither Keras nor a backend by themselves, so that the program
+`keras-cvt`, which starts without `import keras_cvt`, can tell what is missing.
 """
 
 from keras_cvt.diagnostics.environment import examine

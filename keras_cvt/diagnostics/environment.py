@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from keras_cvt._utils.optional import install_command
-from keras_cvt.diagnostics.findings import Finding
+from keras_cvt.diagnostics.findings import Finding, guarded
 
 # Extra -> what it is for. Those of developers are left out.
 _EXTRAS = {
@@ -31,18 +31,29 @@ _EXTRAS = {
 _EITHER = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
 # Needs nothing to be exported but TensorFlow.
 _TENSORFLOW = "tensorflow"
-# Environment variable -> what it changes, or None if any value is harmless.
+_OFF = "|0|false|no|off"
+# Environment variable -> values without an effect, as a pattern, and the effect of any
+# other; None if no value does harm.
 _SWITCHES = {
     "KERAS_BACKEND": None,
     "KERAS_HOME": None,
     "HF_HOME": None,
-    "HF_ENDPOINT": "Files come from this server instead of huggingface.co.",
-    "HF_HUB_OFFLINE": "Nothing is downloaded.",
-    "KERAS_CVT_HUB_FILES": "Downloads are checked against this record.",
-    "TF_ENABLE_ONEDNN_OPTS": "0 switches TensorFlow's fast CPU operations off.",
-    "TF_SET_ONEDNN_FPMATH_MODE": "BF16 computes float32 networks in bfloat16.",
-    "NVIDIA_TF32_OVERRIDE": "1 computes float32 products in TF32, 0 in float32.",
-    "JAX_DEFAULT_MATMUL_PRECISION": "Anything but `highest` may round products.",
+    "HF_ENDPOINT": (
+        "https://huggingface.co/?",
+        "Files come from this server instead of huggingface.co.",
+    ),
+    "HF_HUB_OFFLINE": (_OFF, "Nothing is downloaded."),
+    "KERAS_CVT_HUB_FILES": ("", "Downloads are checked against this record."),
+    "TF_ENABLE_ONEDNN_OPTS": ("|1|true", "TensorFlow's fast CPU operations are off."),
+    "TF_SET_ONEDNN_FPMATH_MODE": (
+        "|fp32",
+        "float32 networks are computed in lower precision.",
+    ),
+    "NVIDIA_TF32_OVERRIDE": ("|0", "float32 products are computed in TF32."),
+    "JAX_DEFAULT_MATMUL_PRECISION": (
+        "|highest|float32",
+        "float32 products may be computed in lower precision.",
+    ),
     "JAX_ENABLE_X64": None,
     "XLA_FLAGS": None,
     "OMP_NUM_THREADS": None,
@@ -59,10 +70,11 @@ def examine() -> list[Finding]:
         backend that is missing is a problem, a missing extra is not.
     """
     return [
-        *_versions(),
-        *_switches(),
-        *_caches(),
-        *_backend(),
+        *guarded("versions", _versions),
+        *guarded("extras", _extras),
+        *guarded("switches", _switches),
+        *guarded("caches", _caches),
+        *guarded("backend", _backend),
     ]
 
 
@@ -80,13 +92,15 @@ def _versions():
     except metadata.PackageNotFoundError:
         advice = "What it depends on is not known. Install the package."
         yield Finding("versions", "keras_cvt", "not installed", "note", advice)
-        return
     for requirement in _requirements(""):
         lacking = _lacking(requirement)
         status = "problem" if lacking else "ok"
         found = lacking or metadata.version(requirement.name)
         advice = f"Install {requirement}." if lacking else ""
         yield Finding("versions", requirement.name, found, status, advice)
+
+
+def _extras():
     for extra, purpose in _EXTRAS.items():
         missing = _missing(extra)
         found = f"lacks {', '.join(missing)}" if missing else "installed"
@@ -98,11 +112,18 @@ def _requirements(extra):
     """Yield what an extra requires, or without one the package itself."""
     from packaging.requirements import Requirement
 
-    for text in metadata.requires("keras_cvt") or ():
+    try:
+        texts = metadata.requires("keras_cvt") or ()
+    except metadata.PackageNotFoundError:
+        return
+    for text in texts:
         requirement = Requirement(text)
         marker = requirement.marker
-        base = marker is None or marker.evaluate({"extra": ""})
-        if base if not extra else not base and marker.evaluate({"extra": extra}):
+        always = marker is None or marker.evaluate({"extra": ""})
+        wanted = always
+        if extra:
+            wanted = not always and marker.evaluate({"extra": extra})
+        if wanted:
             if requirement.name.replace("-", "_") == "keras_cvt":
                 for inner in requirement.extras:
                     yield from _requirements(inner)
@@ -146,7 +167,10 @@ def _processor():
 def _switches():
     for name, effect in _SWITCHES.items():
         if name in os.environ:
-            yield _noted("switches", name, os.environ[name], effect or "")
+            value = re.sub("//[^/@]*@", "//***@", os.environ[name])
+            harmless, advice = effect or (".*", "")
+            matches = re.fullmatch(harmless, value, re.IGNORECASE)
+            yield _noted("switches", name, value, "" if matches else advice)
 
 
 def _caches():
@@ -166,7 +190,8 @@ def _caches():
 
 
 def _cache(name, folder):
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    # `Path.exists` raises an error below a folder that cannot be read.
+    existing = next(p for p in (folder, *folder.parents) if os.path.exists(p))
     free = shutil.disk_usage(existing).free / 1e9
     value = f"{folder}, {free:.1f} GB free"
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):

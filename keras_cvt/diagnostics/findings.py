@@ -1,5 +1,6 @@
 """One thing that was found out."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,3 +25,20 @@ class Finding:
     value: str
     status: Status = "ok"
     advice: str = ""
+
+
+def guarded(topic: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return what a function finds, until it fails; its error is the last finding.
+
+    Args:
+        topic: The topic of that finding.
+        look: The function. What is broken here can raise any error.
+    """
+    findings = []
+    try:
+        for finding in look():
+            findings.append(finding)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        findings.append(Finding(topic, "error", said, "problem"))
+    return findings

@@ -1,5 +1,6 @@
 """The published weights: what the Hub holds, and what they answer."""
 
+import http.client
 import io
 import urllib.request
 from collections.abc import Iterator
@@ -56,26 +57,22 @@ def check_repositories() -> Iterator[Finding]:
         one is a problem, and so is a Hub that cannot be asked.
     """
     for record in zoo.WEIGHTS:
-        finding = _check_repository(record)
-        yield finding
-        if finding.value == _UNREACHABLE:
+        try:
+            yield _check_repository(record)
+        except ConnectionError as error:
+            advice = f"{error} Look at the network, HF_ENDPOINT and HF_HUB_OFFLINE."
+            value = "the Hub cannot be asked"
+            yield Finding(_TOPIC, record.name, value, "problem", advice)
             return
-
-
-_UNREACHABLE = "the Hub cannot be asked"
+        except OSError as error:
+            yield Finding(_TOPIC, record.name, "not compared", "problem", str(error))
 
 
 def _check_repository(record):
     from keras_cvt.repository import listing
 
     known = record.files
-    try:
-        commit, hashes = listing.checkpoint_hashes(record.repo, known.revision)
-    except FileNotFoundError as error:
-        return Finding(_TOPIC, record.name, "not found", "problem", str(error))
-    except OSError as error:
-        advice = f"{error} Look at the network, HF_ENDPOINT and HF_HUB_OFFLINE."
-        return Finding(_TOPIC, record.name, _UNREACHABLE, "problem", advice)
+    commit, hashes = listing.checkpoint_hashes(record.repo, known.revision)
     at = f"{record.repo} at {commit[:12]}"
     if not known.sha256:
         found = ", ".join(f"{name} {digest}" for name, digest in hashes.items())
@@ -141,7 +138,7 @@ def _fetch(url):
     try:
         with urllib.request.urlopen(url, timeout=_SECONDS) as answer:
             content = answer.read(_MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise OSError(
             f"The photo {url} cannot be downloaded ({error}). Pass it with --photo."
         ) from error

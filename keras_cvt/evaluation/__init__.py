@@ -10,7 +10,7 @@ from keras_cvt.evaluation.classes import match_classes
 from keras_cvt.evaluation.evaluating import evaluate
 from keras_cvt.evaluation.metrics import Metrics
 from keras_cvt.evaluation.recording import record
-from keras_cvt.evaluation.results import ClassResult, Confusion, Evaluation
+from keras_cvt.evaluation.results import ClassResult, Confusion, EvaluationResult
 
 __all__ = [
     "BENCHMARKS",
@@ -18,7 +18,7 @@ __all__ = [
     "BenchmarkRecord",
     "ClassResult",
     "Confusion",
-    "Evaluation",
+    "EvaluationResult",
     "Metrics",
     "evaluate",
     "match_classes",

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from keras_cvt import zoo
 from keras_cvt.inference import Classifier
-from keras_cvt.repository import client
 
 # A top-1 accuracy that differs by more, in points, is not the published one.
 TOLERANCE = 0.1
@@ -70,10 +69,8 @@ def find_weights(classifier: Classifier) -> zoo.WeightsRecord | None:
     Fine-tuned weights are none, and neither are those of a model that takes images of
     another size than the published accuracy was measured with.
     """
-    source = classifier.description.source_weights or ""
-    record = zoo.list_weights().get(source)
-    if record is None and source.startswith(client.SCHEME):
-        record = zoo.find_repo(client.split_revision(source)[0])
+    # Of another revision of their repository, nothing is published.
+    record = zoo.list_weights().get(classifier.description.source_weights or "")
     if record is None or record.eval_transform != classifier.eval_transform:
         return None
     return record

@@ -18,7 +18,7 @@ from keras_cvt.evaluation.images import (
     real_labels_of,
 )
 from keras_cvt.evaluation.metrics import BINS, Metrics
-from keras_cvt.evaluation.results import Evaluation
+from keras_cvt.evaluation.results import EvaluationResult
 from keras_cvt.inference import Classifier, classifier_of
 from keras_cvt.models import CvTModel
 from keras_cvt.preprocessing.batches import ImageFile, file_batches
@@ -41,7 +41,7 @@ def evaluate(
     threads: int | None = None,
     bins: int = BINS,
     progress: Callable[[int, int, list[tuple[str, Exception]]], None] | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Measure the accuracy and calibration of a classifier on labelled images.
 
     Images are read with Pillow and resized and cropped by the model's own
@@ -116,6 +116,12 @@ def evaluate(
     validation.check_int(1, batch_size=batch_size, bins=bins)
     if benchmark is not None:
         validation.check_choice(tuple(benchmarks.BENCHMARKS), benchmark=benchmark)
+        if (benchmark == "imagenet_real") != (real_labels is not None):
+            raise ValueError(
+                "Expected benchmark='imagenet_real' with `real_labels`, another one "
+                f"without. Received: benchmark={benchmark!r}, "
+                f"real_labels={real_labels!r}"
+            )
     if published is not None:
         validation.check(
             lambda x: validation.is_number(x) and 0 <= x <= 100,
@@ -126,6 +132,16 @@ def evaluate(
     images = open_images(source, split, data_dir, named=real_labels is not None)
     label_of = match_classes(images.class_names, classifier)
     classes = classifier.description.classes
+    if (
+        real_labels is not None
+        and classes == 1000
+        and "wnid" not in classifier.classes[0]
+    ):
+        raise ValueError(
+            "Expected a model whose classes are ImageNet's: the reassessed labels are "
+            f"numbers of these. Received: {classifier.description.name}, whose classes "
+            f"begin with {classifier.classes[0]['label']!r}"
+        )
     right = None if real_labels is None else read_real_labels(real_labels, classes)
 
     queue = _Queue(images, label_of, right)
@@ -157,7 +173,7 @@ def evaluate(
     if published is None:
         weights = benchmarks.find_weights(classifier)
         accuracies = benchmarks.published(benchmark, weights)
-    return Evaluation(
+    return EvaluationResult(
         description=classifier.description,
         origin=classifier.origin,
         dataset=dataset or (known.title if known else images.dataset),

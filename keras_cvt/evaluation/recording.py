@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from keras_cvt.evaluation.results import Evaluation
+from keras_cvt.evaluation.results import EvaluationResult
 from keras_cvt.hub import card, folder
 from keras_cvt.preprocessing.images import PathLike
 
@@ -11,7 +11,7 @@ _COMMAND = "keras-cvt evaluate"
 _SHOWN, _KEPT = 2, 4
 
 
-def record(evaluation: Evaluation, path: PathLike) -> None:
+def record(evaluation: EvaluationResult, path: PathLike) -> None:
     """Write a result into a folder that `hub.write_folder` or `hub.release` wrote.
 
     The card's table and `model-index` get the top-1 and top-5 accuracy, and

@@ -67,7 +67,7 @@ class Confusion:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class EvaluationResult:
     """The result of `evaluate`. Accuracies and errors are in percent.
 
     It prints as a summary with the worst classes. `keras_cvt.hub.Evaluation` is one
@@ -328,7 +328,8 @@ class Evaluation:
         rows = self.worst_classes(len(self.class_names))[::-1]
         values = [row.top1 for row in rows]
         if len(rows) <= _NAMED_BARS:
-            axes.barh([_short(row.name) for row in rows], values)
+            names = [_short(row.name) for row in rows]
+            axes.barh(range(len(rows)), values, tick_label=names)
             axes.set(xlim=(0, 100), xlabel="top-1, %")
         else:
             axes.plot(np.arange(1, len(rows) + 1), values)

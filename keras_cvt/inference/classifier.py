@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_cvt._utils import files, validation
+from keras_cvt.conversion import load_keras_file
 from keras_cvt.description import ModelDescription
 from keras_cvt.eval_transform import EvalTransform
 from keras_cvt.features import describe_origin
@@ -110,6 +110,7 @@ def classifier_of(
 
     Raises:
         FileNotFoundError: If there is no such file.
+        CheckpointError: If a `.keras` file is damaged or of another package.
         ValueError: If it is no classifier of RGB images of 0-255, or the class names
             do not fit it.
         ImportError: If the runtime of an exported file is missing.
@@ -118,12 +119,7 @@ def classifier_of(
         return _of_model(model, class_names)
     path = Path(model)
     if path.suffix == ".keras":
-        if not path.is_file():  # Keras would look for it on the web
-            raise FileNotFoundError(f"There is no file {path}")
-        loaded = keras.models.load_model(path, compile=False)
-        if not isinstance(loaded, CvTModel):
-            raise ValueError(f"Expected a model of keras_cvt. Received: {path}")
-        return _of_model(loaded, class_names)
+        return _of_model(load_keras_file(path), class_names)
     return _of_file(path, class_names, threads)
 
 

@@ -20,8 +20,10 @@ def checkpoint_hashes(
         large files on the Hub have none.
 
     Raises:
+        PermissionError: If the repository is gated.
         FileNotFoundError: If there is no such repository or revision.
-        OSError: If the Hub cannot be asked.
+        ConnectionError: If the Hub cannot be reached.
+        OSError: If it answers with an error.
     """
     from huggingface_hub import HfApi, errors
 
@@ -30,12 +32,21 @@ def checkpoint_hashes(
         info = HfApi().model_info(
             repo_id, revision=revision, files_metadata=True, timeout=_SECONDS
         )
+    except errors.GatedRepoError as error:
+        raise PermissionError(
+            f"The Hub repository {repo_id} needs your token and its owner's consent."
+        ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise FileNotFoundError(
             f"There is no Hub repository {repo_id} with revision {revision or 'main'}."
         ) from error
-    except (OSError, RuntimeError, client.http_error()) as error:
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "unknown")
         raise OSError(
+            f"The Hub answered with status {status} for {repo_id}; try again later."
+        ) from error
+    except (OSError, RuntimeError, client.http_error()) as error:
+        raise ConnectionError(
             f"The Hub cannot be asked for {repo_id} ({type(error).__name__})."
         ) from error
     hashes = {

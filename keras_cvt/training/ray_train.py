@@ -5,12 +5,11 @@ import functools
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_cvt._utils import validation
+from keras_cvt._utils import files, validation
 from keras_cvt._utils.optional import require
 
 logger = logging.getLogger(__name__)
@@ -92,11 +91,7 @@ def run_with_ray(
         needed = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         _check_cluster(ray.cluster_resources(), needed, workers)
         # Ray's own records, which it expects on a shared disk.
-        records = stack.enter_context(
-            tempfile.TemporaryDirectory(
-                prefix=".ray-", dir=Path.cwd(), ignore_cleanup_errors=True
-            )
-        )
+        records = stack.enter_context(files.temporary_folder(Path.cwd()))
         for start in range(restarts + 1):
             trainer = _trainer(
                 functools.partial(_work, function, start > 0, os.getcwd()),
@@ -167,7 +162,7 @@ def _trainer(worker, name, records, needed, workers):
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=records,
+            storage_path=os.fspath(records),
             # `run_with_ray` starts again: Ray would also repeat errors of the function.
             failure_config=train.FailureConfig(
                 max_failures=0, max_preemption_failures=0

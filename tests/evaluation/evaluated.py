@@ -1,5 +1,7 @@
 """A small classifier whose answers differ, and images to evaluate it on."""
 
+import json
+
 import keras
 import numpy as np
 from PIL import Image
@@ -63,3 +65,14 @@ def scores_of(model, paths):
     """Return the model's own outputs for files (N, classes)."""
     images = keras_cvt.preprocess_input(list(paths), model)
     return model.predict(images, verbose=0)
+
+
+def write_real(path, labels):
+    path.write_text(json.dumps(labels))
+    return path
+
+
+def accuracies(scores, labels):
+    ranking = np.argsort(-scores, axis=1)
+    hits = ranking == np.asarray(labels)[:, None]
+    return 100 * hits[:, 0].mean(), 100 * hits[:, :5].any(axis=1).mean()

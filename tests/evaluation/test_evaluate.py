@@ -1,13 +1,12 @@
 """`evaluate` gives the accuracy of the model on the images of a folder or data set."""
 
 import dataclasses
-import io
 import json
 
 import keras
 import numpy as np
 import pytest
-from evaluated import NAMES, network, picture, scores_of, write_images
+from evaluated import NAMES, accuracies, network, scores_of, write_images, write_real
 from PIL import Image
 
 import keras_cvt
@@ -35,12 +34,6 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(model, photos):
     return evaluate(model, photos[0], batch_size=5)
-
-
-def accuracies(scores, labels):
-    ranking = np.argsort(-scores, axis=1)
-    hits = ranking == np.asarray(labels)[:, None]
-    return 100 * hits[:, 0].mean(), 100 * hits[:, :5].any(axis=1).mean()
 
 
 def test_the_accuracy_is_that_of_keras_and_scikit_learn(model, photos, result):
@@ -177,11 +170,6 @@ def test_without_a_readable_image_there_is_no_result(model, tmp_path):
 # Reassessed labels
 
 
-def write_real(path, labels):
-    path.write_text(json.dumps(labels))
-    return path
-
-
 def test_any_reassessed_label_is_right_and_images_without_one_do_not_count(
     model, photos, tmp_path
 ):
@@ -216,97 +204,27 @@ def test_other_reassessed_labels_are_refused(model, photos, tmp_path, labels, me
         evaluate(model, photos[0], real_labels=path)
 
 
-# Data sets of TensorFlow Datasets
-
-
-tfds = pytest.importorskip("tensorflow_datasets")
-
-
-class Animals(tfds.core.GeneratorBasedBuilder):
-    """The first four classes, with ImageNet's file names; some labels are missing."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name=name) for name in ("good", "unlabelled", "plain")
-    ]
-
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=["bee", "ant", "dog", "cat"]),
-            "file_name": tfds.features.Text(),
-        }
-        if self.builder_config.name == "plain":
-            del features["file_name"]
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features)
-        )
-
-    def _split_generators(self, dl_manager):
-        return {"test": self._generate_examples()}
-
-    def _generate_examples(self):
-        for i in range(20):
-            example = {"image": io.BytesIO(animal(i)), "label": i % 4}
-            if self.builder_config.name == "unlabelled":
-                example["label"] = -1
-            if self.builder_config.name != "plain":
-                example["file_name"] = f"ILSVRC2012_val_{i + 1:08d}.JPEG"
-            yield i, example
-
-
-def animal(seed):
-    content = io.BytesIO()
-    picture(seed, (25, 18)).save(content, "JPEG", quality=95)
-    return content.getvalue()
-
-
-@pytest.fixture(scope="module")
-def animals(tmp_path_factory):
-    """The folder that holds the prepared data sets."""
-    root = tmp_path_factory.mktemp("tensorflow_datasets")
-    for config in Animals.BUILDER_CONFIGS:
-        Animals(config=config.name, data_dir=root).download_and_prepare()
-    return root
-
-
-@pytest.mark.parametrize("by_name", [True, False])
-def test_a_data_set_is_read_with_its_labels(model, animals, tmp_path, by_name):
-    source = "animals/good" if by_name else animals / "animals/good/1.0.0"
-    found = evaluate(model, source, data_dir=animals, batch_size=8)
-    paths, labels = [], []
-    for i in range(20):
-        paths.append(tmp_path / f"{i}.jpg")
-        paths[-1].write_bytes(animal(i))
-        labels.append([1, 0, 3, 2][i % 4])
-    expected = accuracies(scores_of(model, paths), labels)
-    assert (found.top1, found.top5) == pytest.approx(expected)
-    assert (found.dataset, found.split) == ("animals/good", "test")
-    part = evaluate(model, source, "test[:50%]", data_dir=animals)
-    assert (part.count, part.split) == (10, "test[:50%]")
-
-
-def test_reassessed_labels_are_found_by_the_data_sets_file_names(
-    model, animals, tmp_path
+@pytest.mark.parametrize("benchmark", ["imagenet", "imagenet_v2"])
+def test_reassessed_labels_are_of_their_own_benchmark(
+    model, photos, tmp_path, benchmark
 ):
-    paths = []
-    for i in range(20):
-        paths.append(tmp_path / f"{i}.jpg")
-        paths[-1].write_bytes(animal(i))
-    best = scores_of(model, paths).argmax(axis=1)
-    right = [[int(best[i])] if i % 3 else [] for i in range(10)]
-    right += [[(int(best[i]) + 1) % 8] for i in range(10, 20)]
-    real = write_real(tmp_path / "real.json", right)
-    found = evaluate(model, "animals/good", data_dir=animals, real_labels=real)
-    assert (found.count, found.unlabelled) == (16, 4)
-    assert found.top1 == pytest.approx(100 * 6 / 16)
-    with pytest.raises(ValueError, match="data set with file names.*animals/plain"):
-        evaluate(model, "animals/plain", data_dir=animals, real_labels=real)
+    path = write_real(tmp_path / "real.json", [[0]])
+    with pytest.raises(ValueError, match=f"imagenet_real.*Received.*'{benchmark}'"):
+        evaluate(model, photos[0], real_labels=path, benchmark=benchmark)
+    with pytest.raises(ValueError, match="real_labels=None"):
+        evaluate(model, photos[0], benchmark="imagenet_real")
 
 
-def test_a_data_set_without_labels_is_refused(model, animals):
-    with pytest.raises(ValueError, match="labels of 0-3. Received: label -1 of test"):
-        evaluate(model, "animals/unlabelled", data_dir=animals)
+def test_reassessed_labels_are_numbers_of_imagenets_classes(photos, tmp_path):
+    path = write_real(tmp_path / "real.json", [[0]])
+    names = [*NAMES, *(f"other {i}" for i in range(1000 - len(NAMES)))]
+    with pytest.raises(ValueError, match="classes are ImageNet's.*begin with"):
+        evaluate(
+            network(None, classes=1000),
+            photos[0],
+            real_labels=path,
+            class_names=names,
+        )
 
 
 # Published accuracies
@@ -386,14 +304,6 @@ def test_data_sets_with_published_accuracies_are_known_by_name(name, split, expe
     assert benchmarks.find_benchmark(name, split) == expected
 
 
-def test_the_names_in_tensorflow_datasets_exist():
-    for record in BENCHMARKS.values():
-        if record.source:
-            builder = tfds.builder_cls(record.source.split("/")[0])
-            configs = [config.name for config in builder.BUILDER_CONFIGS]
-            assert set(record.source.split("/")[1:]) <= set(configs)
-
-
 def test_the_command_line_has_the_same_benchmarks():
     assert tuple(BENCHMARKS) == arguments.BENCHMARKS
 
@@ -402,10 +312,10 @@ def test_weights_of_the_hub_are_known_as_published():
     own = network(None, classes=8)
     record = zoo.WEIGHTS[0]
     own.eval_transform = record.eval_transform
-    for source in (record.name, f"hf://{record.repo}", f"hf://{record.repo}@main"):
-        own.source_weights = source
-        assert benchmarks.find_weights(classifier_of(own)) == record
-    for source in ("imagenet", "run/best.keras", "hf://me/cvt-13", None):
+    own.source_weights = record.name
+    assert benchmarks.find_weights(classifier_of(own)) == record
+    unknown = ("imagenet", "run/best.keras", "hf://me/cvt-13", None)
+    for source in (*unknown, f"hf://{record.repo}@main"):
         own.source_weights = source
         assert benchmarks.find_weights(classifier_of(own)) is None
 
@@ -447,6 +357,15 @@ def test_a_plot_is_a_picture_of_the_result(result, tmp_path):
     with Image.open(tmp_path / "new" / "plot.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
         assert len(picture.convert("RGB").getcolors(10**6)) > 50
+
+
+def test_each_class_has_its_bar_even_if_names_begin_alike(result):
+    from matplotlib.figure import Figure
+
+    names = [f"a name of more than thirty letters, number {i}" for i in range(8)]
+    axes = Figure().subplots()
+    dataclasses.replace(result, class_names=tuple(names))._draw_classes(axes)
+    assert len({bar.get_y() for bar in axes.patches}) == 8
 
 
 def test_a_plot_of_a_thousand_classes_shows_a_curve(photos, tmp_path):

@@ -139,7 +139,7 @@ def command_line() -> str:
         "",
         "`keras-cvt COMMAND --help` prints what stands here. `python -m keras_cvt.cli` "
         "is the same program, without its quick help. `keras-cvt` keeps back "
-        "TensorFlow's log of its start, unless `TF_CPP_MIN_LOG_LEVEL` is 0 or 1.",
+        "TensorFlow's log of its start, unless `TF_CPP_MIN_LOG_LEVEL` is 0.",
         "",
     ]
     for name, command in commands.choices.items():

@@ -104,8 +104,8 @@ def _command_module(name: str) -> ModuleType:
     """Import the module of a command."""
     package = sys.modules["keras_cvt"]
     # Who asks for TensorFlow's log gets all of it. Others do not get the lines that it
-    # prints on import, some of which no TF_CPP_MIN_LOG_LEVEL silences.
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
+    # prints on import, some of which no TF_CPP_MIN_LOG_LEVEL silences. JAX sets 1.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0":
         foreign_output.show()
     with foreign_output.kept_back():
         return _import_module(package, name)

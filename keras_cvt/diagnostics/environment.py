@@ -14,19 +14,17 @@ from pathlib import Path
 from keras_cvt._utils.optional import install_command
 from keras_cvt.diagnostics.findings import Finding, guarded
 
-# Extra -> what it is for. Those of developers are left out.
-_EXTRAS = {
+# Extra -> what it is for. Those of formats have the formats' names.
+_PURPOSES = {
     "tensorflow": "the TensorFlow backend, tf.data, every export",
     "jax": "the JAX backend",
     "torch": "the PyTorch backend",
-    "litert": "LiteRT files",
-    "onnx": "ONNX files",
-    "openvino": "OpenVINO files",
-    "web": "web pages",
     "train": "training curves",
     "parquet": "Parquet files of predictions",
-    "ray": "prediction on clusters, servers",
+    "ray": "prediction and training on clusters, servers",
 }
+# Extras of developers and of examples, and one that stands for another.
+_LEFT_OUT = ("test", "docs", "demo", "dense", "tensorflow-cpu")
 # Extra -> extras one of which is enough, if they differ from itself.
 _EITHER = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
 # Needs nothing to be exported but TensorFlow.
@@ -101,11 +99,21 @@ def _versions():
 
 
 def _extras():
-    for extra, purpose in _EXTRAS.items():
+    for extra in _extra_names():
+        purpose = _PURPOSES.get(extra, "files of this format")
         missing = _missing(extra)
         found = f"lacks {', '.join(missing)}" if missing else "installed"
         advice = f"For {purpose}: {install_command(extra)}." if missing else ""
         yield _noted("extras", extra, found, advice)
+
+
+def _extra_names():
+    """Return the names of the package's extras, or none if it is not installed."""
+    try:
+        names = metadata.metadata("keras_cvt").get_all("Provides-Extra") or ()
+    except metadata.PackageNotFoundError:
+        return []
+    return [name for name in names if name not in _LEFT_OUT]
 
 
 def _requirements(extra):
@@ -227,8 +235,9 @@ def _backend() -> Iterator[Finding]:
     yield _noted("backend", "precision", policy, advice)
     from keras_cvt.deploy import formats
 
+    extras = _extra_names()
     for record in formats.FORMATS.values():
-        wanted = (_TENSORFLOW, *([record.name] if record.name in _EXTRAS else ()))
+        wanted = (_TENSORFLOW, *([record.name] if record.name in extras else ()))
         lacking = [extra for extra in wanted if _missing(extra)]
         found = f"lacks [{'], ['.join(lacking)}]" if lacking else "ready"
         advice = f"{install_command(','.join(wanted))}" if lacking else ""

@@ -139,8 +139,9 @@ def test_missing_packages_are_named(monkeypatch):
 
 def test_the_extras_are_those_of_the_package():
     declared = set(metadata.metadata("keras_cvt").get_all("Provides-Extra"))
-    assert set(environment._EXTRAS) <= declared
-    assert set(formats.FORMATS) & declared <= set(environment._EXTRAS)
+    named = {*environment._PURPOSES, *environment._LEFT_OUT}
+    assert named <= declared
+    assert declared - named == set(formats.FORMATS) & declared
 
 
 def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path, monkeypatch):

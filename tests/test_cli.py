@@ -229,7 +229,9 @@ def test_info_counts_the_channels_of_the_file(capsys, tmp_path, monkeypatch):
     model = saved(tmp_path, input_shape=(None, None, 1), include_preprocessing=False)
     load, loaded = keras.models.load_model, []
     monkeypatch.setattr(
-        keras.models, "load_model", lambda path: loaded.append(path) or load(path)
+        keras.models,
+        "load_model",
+        lambda path, **options: loaded.append(path) or load(path, **options),
     )
     assert main(["info", model, "--json"]) == 0
     parameters = json.loads(capsys.readouterr().out)["total"]["parameters"]

@@ -133,7 +133,7 @@ def release(
         config=config and config.to_dict(),
         activation=activation,
         tolerance=tolerance,
-        about=about and asdict(about),
+        about=about and _known_to_earlier_records(asdict(about)),
         exports=names,
         # Earlier records have no such argument.
         **({"page": True} if page else {}),
@@ -322,6 +322,15 @@ def release_all(
             done = Release(weights.name, repo_id, str(folder), error=message)
         releases.append(done)
     return releases
+
+
+def _known_to_earlier_records(about):
+    """Leave out the titles of metrics that have none: earlier records had none."""
+    evaluations = [
+        {name: value for name, value in each.items() if name != "title" or value}
+        for each in about["evaluations"]
+    ]
+    return {**about, "evaluations": evaluations}
 
 
 def _space(folder: Path) -> Path:

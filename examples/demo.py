@@ -262,6 +262,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("demo_output"))
     parser.add_argument("--offline", action="store_true", help="skip the Hub")
     options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
     published = None if options.offline else imagenet_page(options.output)
     page = published or scenes_page(options.output)
     path = options.output / "demo.png"

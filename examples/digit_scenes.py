@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+from scenes import Scenes
 
 from keras_cvt._utils.optional import require
 
@@ -20,7 +21,6 @@ NAMES = tuple(map(str, range(10)))
 # Height of a digit as a share of the picture's shorter side.
 HEIGHTS = (0.22, 0.5)
 MOST_DIGITS = 6
-_SPLITS = ("train", "validation")
 # Grey levels between a digit and what is behind it, on average.
 _CONTRAST = 70
 
@@ -41,29 +41,12 @@ class Scene(NamedTuple):
     labels: np.ndarray
 
 
-class DigitScenes:
-    """A sequence of scenes. Each is made when it is asked for, always the same one.
+class DigitScenes(Scenes):
+    """Scenes of (height, width) pixels: of the split "train" or "validation"."""
 
-    Args:
-        split: `"train"` or `"validation"`.
-        count: Number of scenes.
-        size: (height, width) in pixels.
-        seed: Scenes of another seed are others.
-    """
+    splits = ("train", "validation")
 
-    def __init__(self, split, count, size, seed=0):
-        self.split = _SPLITS.index(split)
-        self.count = count
-        self.size = size
-        self.seed = seed
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        rng = np.random.default_rng((self.seed, self.split, index))
+    def make(self, rng, index):
         return _scene(rng, *_digits(self.split), *self.size)
 
 

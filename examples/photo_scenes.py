@@ -5,7 +5,7 @@ sizes, angles, places and light, in front of other photos and between patches of
 What is behind the objects of test scenes are photos that no training scene shows, and
 the coins are others too. Of the other objects there is one photo each.
 
-    scenes = PhotoScenes("test", 100, side=288, seed=0)
+    scenes = PhotoScenes("test", 100, 288, seed=0)
     image, outline, label = scenes[0]
 """
 
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
+from scenes import Scenes
 from skimage import data
 from sklearn import datasets
 
@@ -28,7 +29,6 @@ NAMES = (
     "retina",
     "space shuttle",
 )
-_SPLITS = ("train", "test")
 # Photos behind the objects.
 _BEHIND = (
     ("brick", "grass", "moon", "immunohistochemistry", "rocket", "cell"),
@@ -93,30 +93,16 @@ class Scene(NamedTuple):
     label: int
 
 
-class PhotoScenes:
-    """A sequence of scenes. Each is made when it is asked for, always the same one.
+class PhotoScenes(Scenes):
+    """Scenes of `size` x `size` pixels, of the split "train" or "test".
 
-    Args:
-        split: `"train"` or `"test"`.
-        count: Number of scenes; the objects take turns.
-        side: Height and width in pixels. The scenes show the same at any size.
-        seed: Scenes of another seed are others.
+    The objects take turns. A scene shows the same at any size.
     """
 
-    def __init__(self, split, count, side, seed=0):
-        self.split = _SPLITS.index(split)
-        self.count = count
-        self.side = side
-        self.seed = seed
+    splits = ("train", "test")
 
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        rng = np.random.default_rng((self.seed, self.split, index))
-        return _scene(rng, index % len(NAMES), self.split, self.side)
+    def make(self, rng, index):
+        return _scene(rng, index % len(NAMES), self.split, self.size)
 
 
 @functools.cache

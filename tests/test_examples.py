@@ -67,7 +67,9 @@ def photo_scenes():
         "photo_scenes", EXAMPLES / "photo_scenes.py"
     )
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        spec.loader.exec_module(module)
     return module
 
 

@@ -6,20 +6,12 @@ import threading
 
 import numpy as np
 import pytest
-from serving_client import NAMES, TIMEOUT, encoded
-from test_classifier import network
+from serving_client import TIMEOUT, encoded
 
 from keras_cvt.serving.batching import Batcher
 from keras_cvt.serving.replica import ImageClassifier
 
 requests = pytest.importorskip("starlette.requests")
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = network()
-    model.class_names = NAMES
-    return model
 
 
 class Recorder:

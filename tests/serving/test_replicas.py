@@ -8,15 +8,12 @@ import time
 import pytest
 import ray_cluster
 from serving_client import (
-    NAMES,
     TIMEOUT,
     ask,
     check_predictions,
     encoded,
     expected_answer,
-    free_port,
 )
-from test_classifier import network
 
 from keras_cvt import serving
 
@@ -28,27 +25,17 @@ others = set()
 
 
 @pytest.fixture(scope="module")
-def model():
-    model = network()
-    model.class_names = NAMES
-    return model
-
-
-@pytest.fixture(scope="module")
-def server(model):
+def server(port, model):
     """Return the port of a server with two replicas."""
-    others.update(ray_cluster.processes(TITLE))
-    with ray_cluster.started(cpus=4):
-        from ray import serve
+    from ray import serve
 
-        port = free_port()
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        app = serving.application(
+    others.update(ray_cluster.processes(TITLE))
+    serve.run(
+        serving.application(
             model, batch_size=2, threads=1, timeout_s=TIMEOUT, num_replicas=2
         )
-        serve.run(app)
-        yield port
-        serve.shutdown()
+    )
+    return port
 
 
 def replicas():

@@ -14,9 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import ray_cluster
 from serving_client import (
-    NAMES,
     TIMEOUT,
     ask,
     check_predictions,
@@ -27,32 +25,12 @@ from serving_client import (
     png,
     refused,
 )
-from test_classifier import network
 
 from keras_cvt import deploy, serving
 
 pytest.importorskip("ray.serve")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = network()
-    model.class_names = NAMES
-    return model
-
-
-@pytest.fixture(scope="module")
-def port():
-    """Return the port of Ray Serve on a Ray of its own."""
-    with ray_cluster.started(cpus=4):
-        from ray import serve
-
-        port = free_port()
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        yield port
-        serve.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -412,6 +412,11 @@ def test_who_asks_for_tensorflows_log_gets_it():
     assert done.returncode == 0 and done.stderr
 
 
+def test_the_log_level_that_jax_sets_asks_for_no_log():
+    done = shell("info", "cvt13", TF_CPP_MIN_LOG_LEVEL="1", KERAS_BACKEND="tensorflow")
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_an_error_of_the_import_is_shown(tmp_path):
     (tmp_path / "keras.py").write_text("import os; os.write(2, b'broken'); 1 / 0")
     done = shell("info", "cvt13", PYTHONPATH=str(tmp_path))

@@ -194,16 +194,19 @@ def notebooks_table(repo_url: str | None) -> str:
 
     Colab opens notebooks that are on GitHub by their address there.
     """
-    lines = ["| notebook | | |", "|---|---|---|"]
+    rows = [["notebook", "what it does"]]
     for path in _notebooks():
         first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]
         title, _, about = "".join(first["source"]).removeprefix("# ").partition("\n\n")
-        cells = [f"[{title}](notebooks/{path.name})", about, ""]
+        rows.append([f"[{title}](notebooks/{path.name})", about])
         if repo_url:
             repo = urlsplit(repo_url).path.strip("/")
             place = f"{COLAB}/{repo}/blob/main/{NOTEBOOKS}/{path.name}"
-            cells[-1] = f"[open in Colab]({place})"
-        lines.append(f"| {' | '.join(cells)} |")
+            rows[-1].append(f"[open in Colab]({place})")
+    width = len(rows[-1])
+    rows[0] += [""] * (width - 2)
+    rows.insert(1, ["---"] * width)
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
     return "\n".join(lines)
 
 

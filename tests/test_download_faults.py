@@ -24,6 +24,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     fault = None
+    hang_ups = 0
 
     def handle_error(self, *_):
         """Clients hang up; that is no news."""
@@ -43,6 +44,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         fault = self.server.fault
+        if self.server.hang_ups:
+            self.server.hang_ups -= 1
+            self.close_connection = True
+            return None
         if not self.path.split("?")[0].endswith("model.safetensors"):
             missing = {"X_Error_Code": "EntryNotFound", "X_Repo_Commit": COMMIT}
             return self.head(404, Content_Length=0, **missing)
@@ -76,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
                     time.sleep(0.05)
         else:
             self.wfile.write(body)
+        # Without a word, so that the client may send its next request here.
         self.close_connection = True
         return None
 
@@ -125,6 +131,28 @@ def test_a_half_file_in_the_hubs_cache_is_downloaded_again(server, caplog):
     server.fault = None
     assert sources.resolve("hf://org/repo").classes
     assert "damaged: it is downloaded again" in caplog.text
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_question_without_an_answer_is_asked_again(server, cached):
+    if cached:
+        sources.resolve("hf://org/repo")
+    server.hang_ups = 1
+    assert sources.resolve("hf://org/repo").classes
+    assert server.hang_ups == 0
+
+
+def test_the_cached_file_will_do_if_the_server_hangs_up_again(server):
+    sources.resolve("hf://org/repo")
+    server.hang_ups = 1000
+    assert sources.resolve("hf://org/repo").classes
+    assert server.hang_ups < 1000
+
+
+def test_a_server_that_only_hangs_up_is_one_sentence(server):
+    server.hang_ups = 1000
+    with pytest.raises(ConnectionError, match=r"reached \(Remote.* of org/repo is not"):
+        sources.resolve("hf://org/repo")
 
 
 def test_a_server_that_sends_next_to_nothing_is_given_up(server, monkeypatch):

@@ -293,17 +293,7 @@ def _ask(repo_id, name, revision, force, only_cached):
         unreachable = _why_unreachable(repo_id, name, revision)
         only_cached = unreachable is not None
     try:
-        with guards.guarded():
-            return Path(
-                huggingface_hub.hf_hub_download(
-                    repo_id,
-                    name,
-                    revision=revision,
-                    force_download=force,
-                    local_files_only=only_cached,
-                    **_progress_bar(),
-                )
-            )
+        return _hub_download(repo_id, name, revision, force, only_cached)
     except (guards.UnsafeNameError, guards.RedirectError) as error:
         raise OSError(f"{error}. {name} of {repo_id} is not downloaded.") from error
     except guards.StalledError as error:
@@ -351,6 +341,52 @@ def _ask(repo_id, name, revision, force, only_cached):
         ) from error
 
 
+def _hub_download(repo_id, name, revision, force, only_cached):
+    """Call huggingface_hub, and again if the server hangs up without an answer.
+
+    A server that closes a kept connection does so. If it happens twice, the file in
+    the Hub's cache will do, as it does where the Hub cannot be reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def download(only_cached):
+        with guards.guarded():
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    repo_id,
+                    name,
+                    revision=revision,
+                    force_download=force,
+                    local_files_only=only_cached,
+                    **_progress_bar(),
+                )
+            )
+
+    http = _http_library()
+    hang_ups = (http.RemoteProtocolError, http.ReadError, http.WriteError)
+    try:
+        return download(only_cached)
+    except hang_ups as error:
+        # huggingface_hub itself repeats the requests that follow this first one.
+        if error.request.method != "HEAD":
+            raise
+    try:
+        return download(only_cached)
+    except hang_ups as error:
+        if force:
+            raise
+        try:
+            return download(only_cached=True)
+        except errors.LocalEntryNotFoundError as missing:
+            raise missing from error
+
+
+def _http_library():
+    """Return huggingface_hub's HTTP library: httpx, or its successor."""
+    return importlib.import_module(http_error().__module__.split(".")[0])
+
+
 def http_error() -> type[Exception]:
     """Return the base of huggingface_hub's errors of a connection.
 
@@ -392,8 +428,7 @@ def _why_unreachable(repo_id, name, revision):
     import huggingface_hub
     from huggingface_hub import constants
 
-    # httpx, or its successor.
-    http = importlib.import_module(http_error().__module__.split(".")[0])
+    http = _http_library()
     reason, started = "", time.monotonic()
     for pause in (*_PAUSES, None):
         try:

@@ -1,7 +1,10 @@
-"""The order of the test files, and the record of the Hub's files."""
+"""The order of the test files, their garbage, and the record of the Hub's files."""
 
+import gc
 import os
 from pathlib import Path
+
+import pytest
 
 # Servers on the loopback have small networks in the place of the published ones, whose
 # commits and hashes the package records. Other processes inherit this.
@@ -19,6 +22,9 @@ LONG = (
     "test_learning.py",
     "test_example.py",
     "test_release.py",
+    "test_push_and_load.py",
+    "test_ray_train.py",
+    "test_distribution.py",
     "test_dense_examples.py",
     "test_ray_data.py",
     "test_serving.py",
@@ -28,3 +34,15 @@ LONG = (
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects():
+    """Take what is alive before a file's tests out of Python's garbage collection.
+
+    Keras collects the whole garbage for each layer that it quantizes, and what the
+    tests import and earlier files leave are millions of objects: with them, a test of
+    a small network takes a minute.
+    """
+    gc.collect()
+    gc.freeze()

@@ -20,7 +20,7 @@ from keras_cvt.deploy.file_format import Runtime
 from keras_cvt.deploy.fusion import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.precision import in_float32
-from keras_cvt.deploy.subprocess_export import export_in_subprocess
+from keras_cvt.deploy.subprocess_export import ExportProcess
 from keras_cvt.deploy.verification import checked, compare, outputs
 from keras_cvt.models import CvTModel
 
@@ -53,7 +53,7 @@ def benchmark(
 
     A model in mixed precision is measured in float32, as it is exported.
     Each file is judged like in `keras_cvt.deploy.verify`. The files are fused, and
-    exported for the size of the images and `batch_size`, each in its own process. A
+    exported for the size of the images and `batch_size`, in another process. A
     format whose converter or runtime is not installed is skipped. If a converter or
     runtime fails, its measurement is a failed one, and the others continue.
 
@@ -136,9 +136,7 @@ def benchmark(
             variant, source = _VARIANTS[name], path.with_name(FORMATS["keras"][-1])
             variant.format.import_runtime()
             needed = calibrated_on if variant.needs_images else None
-            export_in_subprocess(
-                source, path, name, representative_images=needed, **options
-            )
+            exporter.export(source, path, name, representative_images=needed, **options)
             runtime = file_formats.open_file(path, threads)
             described, size = metadata.read(path), variant.format.size(path)
         seen = compare(model, expected, images, path, runtime, described, size)
@@ -146,7 +144,7 @@ def benchmark(
         return dataclasses.replace(seen, path=path.name) if folder is None else seen
 
     measurements = []
-    with contextlib.ExitStack() as stack:
+    with ExportProcess() as exporter, contextlib.ExitStack() as stack:
         if folder is None:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:

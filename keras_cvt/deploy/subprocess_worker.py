@@ -1,8 +1,9 @@
-"""The subprocess that `subprocess_export` starts."""
+"""The subprocess of `subprocess_export`."""
 
+import gc
 import json
+import os
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,20 +14,46 @@ from keras_cvt.deploy.subprocess_export import ERRORS
 
 
 def main() -> None:
-    """Run the export that is described in the folder `sys.argv[1]`."""
-    folder = Path(sys.argv[1])
-    call = json.loads((folder / "call.json").read_text(encoding="utf-8"))
-    images = folder / "images.npy"
+    """Run each export that a line of the input describes, and answer with a line.
+
+    An error that `ERRORS` does not hold ends the process, and so does the input's end.
+    """
     foreign_output.show()
+    # Only answers go there; converters print to the standard output too.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            error = _export(json.loads(line))
+            keras.utils.clear_session()
+            gc.collect()
+            answer = {"error": error, "memory": _most_memory()}
+            print(json.dumps(answer), file=answers, flush=True)
+
+
+def _export(call):
+    """Return the error's name and message, or None."""
+    images = call.get("images")
     try:
         export(
             # Its loss and metrics may be its owner's own, and are not needed.
             keras.models.load_model(call["model"], compile=False),
             call["path"],
-            representative_images=np.load(images) if images.is_file() else None,
+            representative_images=None if images is None else np.load(images),
             **call["arguments"],
         )
     except tuple(ERRORS.values()) as error:
-        name = next(n for n, kind in ERRORS.items() if isinstance(error, kind))
-        answer = json.dumps([name, str(error)])
-        (folder / "error.json").write_text(answer, encoding="utf-8")
+        return next(n for n, kind in ERRORS.items() if isinstance(error, kind)), str(
+            error
+        )
+    return None
+
+
+def _most_memory():
+    """Return the bytes of memory that this process has used at most, if known."""
+    try:
+        import resource
+    except ImportError:
+        # Windows.
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

@@ -105,13 +105,16 @@ def write_artefacts(
         shutil.rmtree(folder)
     # Written first, so that a call after a failure recognises the folder.
     files.write_text(folder / ARTEFACTS, "[]")
-    with tempfile.TemporaryDirectory() as temporary:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        deploy.ExportProcess() as process,
+    ):
         model_file = Path(temporary) / "model.keras"
         model.save(model_file)
         written = []
         for variant in variants:
             path = folder / _place(variant)
-            deploy.export_in_subprocess(
+            process.export(
                 model_file,
                 path,
                 variant.name,

@@ -223,33 +223,6 @@ def test_threads_are_tensorflows_too(folder):
 
 
 @tensorflow_only
-def test_an_export_in_a_subprocess_fails_as_it_would_in_this_process(folder, tmp_path):
-    model = folder / "model.keras"
-    with pytest.raises(ValueError, match="Expected 10 class names"):
-        deploy.export_in_subprocess(
-            model, tmp_path / "saved_model", class_names=["cat"]
-        )
-    with pytest.raises(ChildProcessError, match="unexpected keyword argument 'colour'"):
-        deploy.export_in_subprocess(model, tmp_path / "saved_model", colour="red")
-    assert not list(tmp_path.iterdir())
-
-
-@tensorflow_only
-def test_a_subprocess_imports_what_this_process_would(folder, tmp_path, monkeypatch):
-    (tmp_path / "keras.py").write_text("raise ImportError('a stranger was imported')")
-    outside = [path for path in sys.path if path not in ("", str(tmp_path))]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", outside)
-    model, file = folder / "model.keras", tmp_path / "saved_model"
-    with pytest.raises(ValueError, match="Expected 10 class names"):
-        deploy.export_in_subprocess(model, file, class_names=["cat"])
-    # The path of a program in this folder, or of an interpreter started here.
-    monkeypatch.setattr(sys, "path", ["", *outside])
-    with pytest.raises(ChildProcessError, match="a stranger was imported"):
-        deploy.export_in_subprocess(model, file, class_names=["cat"])
-
-
-@tensorflow_only
 def test_a_file_that_is_there_already_is_not_replaced(folder, capsys):
     files = {file: file.read_bytes() for file in folder.glob("*.keras")}
     assert benchmark(folder, "--formats", "fused", "--output", str(folder)) == 1

@@ -36,7 +36,9 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
         _quantize(quantizer, content, options).export_model(str(path))
     # LiteRT appends files to a model as a ZIP archive too.
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(_METADATA_FILE, json.dumps(options.metadata, indent=2))
+        # ZipInfo's own date, 1980: the same model gives the same file.
+        entry = zipfile.ZipInfo(_METADATA_FILE)
+        archive.writestr(entry, json.dumps(options.metadata, indent=2))
 
 
 def _convert(network: keras.Model, path: Path, options: ExportOptions) -> bytes:

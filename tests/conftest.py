@@ -37,12 +37,13 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_objects():
+def frozen_objects():
     """Take what is alive before a file's tests out of Python's garbage collection.
 
     Keras collects the whole garbage for each layer that it quantizes, and what the
     tests import and earlier files leave are millions of objects: with them, a test of
     a small network takes a minute.
     """
+    gc.unfreeze()
     gc.collect()
     gc.freeze()

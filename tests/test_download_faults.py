@@ -24,7 +24,9 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     fault = None
+    # So many requests of the method get no answer.
     hang_ups = 0
+    method = "HEAD"
 
     def handle_error(self, *_):
         """Clients hang up; that is no news."""
@@ -44,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         fault = self.server.fault
-        if self.server.hang_ups:
+        if self.server.hang_ups and self.command == self.server.method:
             self.server.hang_ups -= 1
             self.close_connection = True
             return None
@@ -81,7 +83,8 @@ class Handler(BaseHTTPRequestHandler):
                     time.sleep(0.05)
         else:
             self.wfile.write(body)
-        # Without a word, so that the client may send its next request here.
+        # Without the header `Connection: close`, so that the client may send its next
+        # request here.
         self.close_connection = True
         return None
 
@@ -133,13 +136,29 @@ def test_a_half_file_in_the_hubs_cache_is_downloaded_again(server, caplog):
     assert "damaged: it is downloaded again" in caplog.text
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_question_without_an_answer_is_asked_again(server, cached):
-    if cached:
-        sources.resolve("hf://org/repo")
+@pytest.mark.parametrize(
+    ("method", "hang_ups"),
+    # Whether the Hub can be reached is the first question of a download.
+    [("HEAD", 2), ("GET", 1)],
+)
+def test_a_download_that_is_hung_up_is_asked_again(server, method, hang_ups):
+    server.method, server.hang_ups = method, hang_ups
+    assert sources.resolve("hf://org/repo").classes
+    assert server.hang_ups == 0
+
+
+def test_a_cached_file_that_is_hung_up_is_asked_again(server):
+    sources.resolve("hf://org/repo")
     server.hang_ups = 1
     assert sources.resolve("hf://org/repo").classes
     assert server.hang_ups == 0
+
+
+def test_a_download_that_breaks_off_after_a_hang_up_says_so(server, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    server.hang_ups, server.fault = 2, "cut"
+    with pytest.raises(OSError, match="broke off .* the next call resumes it"):
+        sources.resolve("hf://org/repo")
 
 
 def test_the_cached_file_will_do_if_the_server_hangs_up_again(server):

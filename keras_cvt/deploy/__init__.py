@@ -7,7 +7,7 @@ from keras_cvt.deploy.fastest import Fastest
 from keras_cvt.deploy.fusion import fuse
 from keras_cvt.deploy.measurements import Benchmark, Measurement
 from keras_cvt.deploy.metadata import read as read_metadata
-from keras_cvt.deploy.subprocess_export import ExportProcess, export_in_subprocess
+from keras_cvt.deploy.subprocess_export import export_in_subprocess
 from keras_cvt.deploy.synthetic_images import made_up_images
 from keras_cvt.deploy.verification import Verification, verify
 
@@ -15,7 +15,6 @@ __all__ = [
     "FORMATS",
     "Benchmark",
     "ExportError",
-    "ExportProcess",
     "Fastest",
     "Measurement",
     "Verification",

@@ -144,12 +144,13 @@ def benchmark(
         return dataclasses.replace(seen, path=path.name) if folder is None else seen
 
     measurements = []
-    with ExportProcess() as exporter, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         if folder is None:
             place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
+        exporter = stack.enter_context(ExportProcess())
         for name in names:
             if progress is not None:
                 progress(name)

@@ -10,16 +10,25 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
 
 from keras_cvt.deploy.checks import ExportError
 
-_PROGRAM = "from keras_cvt.deploy import subprocess_worker; subprocess_worker.main()"
-# A subprocess that has used more bytes of memory is replaced before the next export.
-_MOST_MEMORY = 4 * 2**30
+# Answers alone go to the pipe: what imports and converters print goes where errors do.
+# Nor does a converter's own subprocess read the calls.
+_PROGRAM = """\
+import os
+calls, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+os.dup2(2, 1)
+from keras_cvt.deploy import subprocess_worker
+subprocess_worker.main(calls, answers)
+"""
+# A subprocess that holds more bytes of memory after an export is replaced.
+_MOST_MEMORY = 2 * 2**30
 # Seconds in which a subprocess without further work has to end.
 _PATIENCE = 10.0
 # Characters of what a failed subprocess printed that its error repeats: the last ones.
@@ -31,26 +40,31 @@ ERRORS = {
 
 
 class ExportProcess:
-    """A subprocess that exports saved models, one after another.
+    """A subprocess that exports saved models, one after another, in a `with` block.
 
     Importing TensorFlow and the converters takes longer than exporting a small network,
-    so that several exports share a process. It starts with the first of them, and is
-    replaced where it has died or has used 4 GiB. Leave the `with` block to end it.
+    so that several exports share a process. It starts with the first of them, has the
+    environment and `sys.path` of that moment, and ends with the block. One that died,
+    or that holds 2 GiB, is replaced; on Windows, where nobody measures that, every one.
+    It serves one thread.
 
     Example:
-        >>> with ExportProcess() as process:
-        ...     process.export("model.keras", "model.tflite")
-        ...     process.export("model.keras", "model.onnx")
+        >>> with ExportProcess() as exporter:
+        ...     exporter.export("model.keras", "model.tflite")
+        ...     exporter.export("model.keras", "model.onnx")
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._printed: IO[bytes]
+        self._answers: queue.SimpleQueue[dict]
+        self._reader: threading.Thread
 
     def __enter__(self) -> "ExportProcess":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._end(gently=True)
 
     def export(
         self,
@@ -61,42 +75,50 @@ class ExportProcess:
         representative_images: np.ndarray | None = None,
         **arguments: Any,
     ) -> None:
-        """Export a saved model; see `export_in_subprocess`."""
+        """Export a saved model; arguments and errors are `export_in_subprocess`'s."""
         arguments |= {"format": format, "quantization": quantization}
-        call: dict[str, Any] = {"model": str(model_file), "path": str(path)}
-        call["arguments"] = arguments
+        call: dict[str, Any] = {
+            "model": str(model_file),
+            "path": str(path),
+            "folder": os.getcwd(),
+            "arguments": arguments,
+        }
         with tempfile.TemporaryDirectory() as folder:
             if representative_images is not None:
                 call["images"] = os.path.join(folder, "images.npy")
                 np.save(call["images"], representative_images)
-            answer = self._ask(json.dumps(call))
+            line = json.dumps(call)
+            try:
+                if self._process is None:
+                    self._start()
+                begin = os.fstat(self._printed.fileno()).st_size
+                answer = self._ask(line)
+            except BaseException:
+                # What it is doing is not wanted any more.
+                self._end(gently=False)
+                raise
         if answer is None:
-            raise self._died(path)
+            raise self._died(path, begin)
         if answer["memory"] is None or answer["memory"] > _MOST_MEMORY:
-            self._end()
+            self._end(gently=True)
         if answer["error"]:
             name, message = answer["error"]
             raise ERRORS[name](message)
 
     def _ask(self, line):
         """Return the subprocess's answer, or None if it died."""
-        try:
-            process = self._process = self._process or self._start()
-            process.stdin.write(line + "\n")
-            process.stdin.flush()
-            while True:
-                # Its own subprocesses, such as a converter's, may keep the pipe open.
-                is_over = process.poll() is not None
-                with contextlib.suppress(queue.Empty):
-                    return self._answers.get(timeout=0.1)
-                if is_over:
-                    return None
-        except BrokenPipeError:
-            return None
-        except BaseException:
-            # What it is doing is not wanted any more.
-            self._end(gently=False)
-            raise
+        # A dead one raises BrokenPipeError, or EINVAL on Windows.
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        while self._process.poll() is None:
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=0.1)
+        # Processes that it has forked may keep the pipe open.
+        self._reader.join(1)
+        with contextlib.suppress(queue.Empty):
+            return self._answers.get_nowait()
+        return None
 
     def _start(self):
         self._printed = tempfile.TemporaryFile()
@@ -104,56 +126,72 @@ class ExportProcess:
             "KERAS_BACKEND": keras.backend.backend(),
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         }
-        process = subprocess.Popen(
-            # -P: modules in the current folder are not imported.
-            [sys.executable, "-P", "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._printed,
-            text=True,
-            env=environment,
-            # A group of processes, which can be killed with all that belongs to it.
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                # -P: modules in the current folder are not imported.
+                [sys.executable, "-P", "-c", _PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._printed,
+                text=True,
+                env=environment,
+                # A group, so that what it has forked can be killed with it.
+                start_new_session=True,
+            )
+        except BaseException:
+            self._printed.close()
+            raise
         self._answers = queue.SimpleQueue()
-        reader = threading.Thread(
-            target=_read, args=(process.stdout, self._answers), daemon=True
+        self._reader = threading.Thread(
+            target=_read, args=(self._process.stdout, self._answers), daemon=True
         )
-        reader.start()
-        return process
+        self._reader.start()
 
-    def _died(self, path):
-        """Forget the subprocess, and return the error that says how it ended."""
+    def _died(self, path, begin):
+        """Forget the subprocess, and return the error that says how it ended.
+
+        Args:
+            path: What it was to write.
+            begin: Bytes that it had printed before.
+        """
         status = self._process.wait()
-        self._printed.seek(max(0, self._printed.seek(0, os.SEEK_END) - _MOST_PRINTED))
+        end = self._printed.seek(0, os.SEEK_END)
+        self._printed.seek(max(begin, end - _MOST_PRINTED))
         printed = self._printed.read().decode(errors="replace").strip()
         self._end(gently=False)
         return ChildProcessError(
             f"Exporting {Path(path).name} ended with status {status}: {printed}"
         )
 
-    def _end(self, gently=True):
+    def _end(self, gently):
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        if gently:
-            # It ends its own subprocesses.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_PATIENCE)
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError):
+        try:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            if gently:
+                # It ends its own subprocesses.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE)
+        finally:
+            # Of a group without processes, macOS says that it may not be killed.
+            with contextlib.suppress(
+                AttributeError, ProcessLookupError, PermissionError
+            ):
                 os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
-        self._printed.close()
+            process.kill()
+            process.wait()
+            self._reader.join(1)
+            self._printed.close()
 
 
 def _read(stream, answers):
     with stream:
         for line in stream:
-            answers.put(json.loads(line))
+            # `sitecustomize` may print before the program begins.
+            if line.startswith('{"error": '):
+                answers.put(json.loads(line))
 
 
 def export_in_subprocess(
@@ -181,8 +219,8 @@ def export_in_subprocess(
         OSError: As `keras_cvt.deploy.export` does. It is a ChildProcessError if the
             subprocess fails in another way.
     """
-    with ExportProcess() as process:
-        process.export(
+    with ExportProcess() as exporter:
+        exporter.export(
             model_file,
             path,
             format,

@@ -3,7 +3,12 @@
 import gc
 import json
 import os
+import queue
+import signal
 import sys
+import threading
+from pathlib import Path
+from typing import IO
 
 import keras
 import numpy as np
@@ -13,25 +18,37 @@ from keras_cvt.deploy.exporting import export
 from keras_cvt.deploy.subprocess_export import ERRORS
 
 
-def main() -> None:
-    """Run each export that a line of the input describes, and answer with a line.
+def main(calls: IO[str], answers: IO[str]) -> None:
+    """Run each export that a line describes, and answer with a line.
 
-    An error that `ERRORS` does not hold ends the process, and so does the input's end.
+    An error that `ERRORS` does not hold ends the process. The end of the calls does so
+    too, also in the middle of an export: then the parent has died.
     """
     foreign_output.show()
-    # Only answers go there; converters print to the standard output too.
-    with os.fdopen(os.dup(1), "w") as answers:
-        os.dup2(2, 1)
-        for line in sys.stdin:
-            error = _export(json.loads(line))
-            keras.utils.clear_session()
-            gc.collect()
-            answer = {"error": error, "memory": _most_memory()}
-            print(json.dumps(answer), file=answers, flush=True)
+    waiting: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    busy = threading.Event()
+
+    def read():
+        for line in calls:
+            busy.set()
+            waiting.put(line)
+        if busy.is_set():
+            _kill()
+        waiting.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := waiting.get()) is not None:
+        error = _export(json.loads(line))
+        keras.utils.clear_session()
+        gc.collect()
+        busy.clear()
+        answer = {"error": error, "memory": _memory()}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _export(call):
     """Return the error's name and message, or None."""
+    os.chdir(call["folder"])
     images = call.get("images")
     try:
         export(
@@ -42,18 +59,30 @@ def _export(call):
             **call["arguments"],
         )
     except tuple(ERRORS.values()) as error:
-        return next(n for n, kind in ERRORS.items() if isinstance(error, kind)), str(
-            error
-        )
+        name = next(n for n, kind in ERRORS.items() if isinstance(error, kind))
+        return name, str(error)
     return None
 
 
-def _most_memory():
-    """Return the bytes of memory that this process has used at most, if known."""
-    try:
-        import resource
-    except ImportError:
-        # Windows.
+def _kill():
+    """Kill this process and what it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _memory():
+    """Return the bytes of memory that this process holds, or None if unknown.
+
+    On macOS it is the most that it has held.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text().splitlines()
+        held = next(line for line in lines if line.startswith("VmRSS:"))
+        return 1024 * int(held.split()[1])
+    if sys.platform != "darwin":
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,6 +14,7 @@ from keras_cvt._utils import files
 from keras_cvt.checkpoints import saving
 from keras_cvt.deploy import formats
 from keras_cvt.deploy.file_format import Variant
+from keras_cvt.deploy.subprocess_export import ExportProcess
 from keras_cvt.hub.card import Artefact
 from keras_cvt.hub.folder import ARTEFACTS
 from keras_cvt.models import CvTModel
@@ -107,14 +108,14 @@ def write_artefacts(
     files.write_text(folder / ARTEFACTS, "[]")
     with (
         tempfile.TemporaryDirectory() as temporary,
-        deploy.ExportProcess() as process,
+        ExportProcess() as exporter,
     ):
         model_file = Path(temporary) / "model.keras"
         model.save(model_file)
         written = []
         for variant in variants:
             path = folder / _place(variant)
-            process.export(
+            exporter.export(
                 model_file,
                 path,
                 variant.name,

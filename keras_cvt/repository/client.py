@@ -342,10 +342,12 @@ def _ask(repo_id, name, revision, force, only_cached):
 
 
 def _hub_download(repo_id, name, revision, force, only_cached):
-    """Call huggingface_hub, and again if the server hangs up without an answer.
+    """Call huggingface_hub, and once more if the server hangs up.
 
-    A server that closes a kept connection does so. If it happens twice, the file in
-    the Hub's cache will do, as it does where the Hub cannot be reached.
+    A server may close a kept connection while the next request is on its way. A file
+    that is half downloaded is resumed. If nobody answers the first question (HEAD) of
+    the second call either, the file in the Hub's cache will do, as it does where the
+    Hub cannot be reached.
     """
     import huggingface_hub
     from huggingface_hub import errors
@@ -365,16 +367,12 @@ def _hub_download(repo_id, name, revision, force, only_cached):
 
     http = _http_library()
     hang_ups = (http.RemoteProtocolError, http.ReadError, http.WriteError)
+    with contextlib.suppress(*hang_ups):
+        return download(only_cached)
     try:
         return download(only_cached)
     except hang_ups as error:
-        # huggingface_hub itself repeats the requests that follow this first one.
-        if error.request.method != "HEAD":
-            raise
-    try:
-        return download(only_cached)
-    except hang_ups as error:
-        if force:
+        if force or error.request.method != "HEAD":
             raise
         try:
             return download(only_cached=True)

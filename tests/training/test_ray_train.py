@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import ray_cluster
 from image_folders import write_folder
-from test_resume import finished, start
+from test_resume import QUICKLY_COMPILED, finished, start
 
 from keras_cvt import training
 
@@ -21,10 +21,11 @@ pytest.importorskip("tensorflow")
 pytest.importorskip("jax")
 pytest.importorskip("ray.train")
 
-JAX = {"KERAS_BACKEND": "jax"}
+JAX = {"KERAS_BACKEND": "jax", "XLA_FLAGS": QUICKLY_COMPILED}
 # The workers use JAX whatever the program uses.
 RAY = {
     "KERAS_BACKEND": "tensorflow",
+    "XLA_FLAGS": QUICKLY_COMPILED,
     "RAY_DEDUP_LOGS": "0",
     # By default, Ray's workers wait for all other processes.
     "RAY_worker_niceness": "0",

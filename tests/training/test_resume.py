@@ -26,9 +26,13 @@ def images(tmp_path_factory):
 
 # The environment of a program: with one device, or with two that share every batch.
 ONE_DEVICE = {"KERAS_BACKEND": "tensorflow"}
+# Compiling takes most of the time of a small run.
+QUICKLY_COMPILED = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 TWO_DEVICES = {
     "KERAS_BACKEND": "jax",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {QUICKLY_COMPILED}",
 }
 
 

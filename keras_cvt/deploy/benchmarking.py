@@ -136,7 +136,9 @@ def benchmark(
             variant, source = _VARIANTS[name], path.with_name(FORMATS["keras"][-1])
             variant.format.import_runtime()
             needed = calibrated_on if variant.needs_images else None
-            exporter.export(source, path, name, representative_images=needed, **options)
+            exporter.export(
+                source, path, format=name, representative_images=needed, **options
+            )
             runtime = file_formats.open_file(path, threads)
             described, size = metadata.read(path), variant.format.size(path)
         seen = compare(model, expected, images, path, runtime, described, size)

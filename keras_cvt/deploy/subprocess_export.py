@@ -70,13 +70,11 @@ class ExportProcess:
         self,
         model_file: str | os.PathLike,
         path: str | os.PathLike,
-        format: str | None = None,
-        quantization: str | None = None,
+        *,
         representative_images: np.ndarray | None = None,
         **arguments: Any,
     ) -> None:
         """Export a saved model; arguments and errors are `export_in_subprocess`'s."""
-        arguments |= {"format": format, "quantization": quantization}
         call: dict[str, Any] = {
             "model": str(model_file),
             "path": str(path),
@@ -223,8 +221,8 @@ def export_in_subprocess(
         exporter.export(
             model_file,
             path,
-            format,
-            quantization,
-            representative_images,
+            format=format,
+            quantization=quantization,
+            representative_images=representative_images,
             **arguments,
         )

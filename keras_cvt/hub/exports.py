@@ -106,10 +106,7 @@ def write_artefacts(
         shutil.rmtree(folder)
     # Written first, so that a call after a failure recognises the folder.
     files.write_text(folder / ARTEFACTS, "[]")
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        ExportProcess() as exporter,
-    ):
+    with tempfile.TemporaryDirectory() as temporary, ExportProcess() as exporter:
         model_file = Path(temporary) / "model.keras"
         model.save(model_file)
         written = []
@@ -118,9 +115,10 @@ def write_artefacts(
             exporter.export(
                 model_file,
                 path,
-                variant.name,
-                None,
-                representative_images if variant.needs_images else None,
+                format=variant.name,
+                representative_images=(
+                    representative_images if variant.needs_images else None
+                ),
                 class_names=None if class_names is None else list(class_names),
                 source_weights=source,
             )

@@ -58,17 +58,17 @@ def ask_in_vain(exporter, model_file, path):
 
 def test_several_exports_share_a_process_which_the_block_ends(model_file, tmp_path):
     images = networks.images(2, 64, 64, 3)
-    int8 = ("litert", "int8", images)
+    int8 = {"quantization": "int8", "representative_images": images}
     with ExportProcess() as exporter:
         exporter.export(model_file, tmp_path / "a.tflite", **OPTIONS)
         process = process_of(exporter)
         assert ask_in_vain(exporter, model_file, tmp_path / "b.tflite") == process
-        exporter.export(model_file, tmp_path / "c.tflite", *int8, **OPTIONS)
+        exporter.export(model_file, tmp_path / "c.tflite", **int8, **OPTIONS)
         exporter.export(model_file, tmp_path / "d.tflite", **OPTIONS)
         assert process_of(exporter) == process
     assert is_gone(process)
     alone = tmp_path / "alone.tflite"
-    deploy.export_in_subprocess(model_file, alone, *int8, **OPTIONS)
+    deploy.export_in_subprocess(model_file, alone, **int8, **OPTIONS)
     # What a process exported before makes no difference.
     assert (tmp_path / "c.tflite").read_bytes() == alone.read_bytes()
     assert (tmp_path / "a.tflite").read_bytes() == (tmp_path / "d.tflite").read_bytes()

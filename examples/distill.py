@@ -199,13 +199,9 @@ def main():
     recipe = common.augmented(common.override(recipe, options), options)
     build = common.from_scratch(options, recipe)
     teacher = load_teacher(options)
-    found = data.open_source(
-        options.data, "train", data_dir=options.data_dir, check_images=False
-    )
+    found = common.open_images(options, "train", check_images=False)
     class_names = match_classes(teacher, found.class_names)
-    held_out = data.open_source(
-        options.data, "validation", data_dir=options.data_dir, class_names=class_names
-    )
+    held_out = common.open_images(options, "validation", class_names)
     accuracies = {"teacher": evaluate(teacher, held_out, options)}
     teacher_logits = logits_model(teacher, recipe.image_size)
 

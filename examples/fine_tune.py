@@ -2,10 +2,10 @@
 
     python examples/fine_tune.py --data FOLDER --model cvt13 --weights imagenet
 
-The folder holds train/ and validation/ (or test/) with a folder of images for each
-class. The name of a TensorFlow Datasets data set works too. The default recipe is for a
-few hundred to some thousand photos; the paper's are for its data sets, such as
-`--recipe pets`.
+The folder holds a folder of images for each class; a fifth of each class is held out to
+validate. Or it holds train/ and validation/ (or test/) with such folders. The name of a
+TensorFlow Datasets data set works too. The default recipe is for a few hundred to some
+thousand photos; the paper's are for its data sets, such as `--recipe pets`.
 """
 
 import dataclasses

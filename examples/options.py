@@ -126,10 +126,30 @@ def add_data(options):
     options.add_argument(
         "--data",
         required=True,
-        help="folder with train/ and validation/ (or test/) of class folders, "
-        "directory of a TFDS data set, or name of a TensorFlow Datasets data set",
+        help="folder of class folders, or with train/ and validation/ (or test/) of "
+        "them, directory of a TFDS data set, or name of a TensorFlow Datasets data set",
     )
     options.add_argument("--data-dir", help="folder of TensorFlow Datasets' data")
+    options.add_argument(
+        "--validation-split",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of the images that is held out, if the data has no validation "
+        "images of its own (default: %(default)s)",
+    )
+
+
+def open_images(options, split, class_names=None, check_images=True):
+    """Return the images of a split of --data."""
+    return data.open_source(
+        options.data,
+        split,
+        data_dir=options.data_dir,
+        class_names=class_names,
+        check_images=check_images,
+        validation_split=options.validation_split,
+    )
 
 
 def add_precision(options):
@@ -281,15 +301,8 @@ def train(
                 verbose=2,  # Ray shows every change of a progress bar as a line
             ),
         )
-    images = data.open_source(
-        options.data, "train", data_dir=options.data_dir, class_names=class_names
-    )
-    held_out = data.open_source(
-        options.data,
-        "validation",
-        data_dir=options.data_dir,
-        class_names=images.class_names,
-    )
+    images = open_images(options, "train", class_names)
+    held_out = open_images(options, "validation", images.class_names)
     print(
         f"{images.count} training and {held_out.count} validation images of "
         f"{len(images.class_names)} classes"

@@ -3,9 +3,9 @@
     python examples/push_fine_tuned.py --data FOLDER --repo me/my-flowers \\
         --exports saved_model litert_int8
 
-The folder holds train/ and validation/ (or test/) with a folder of images for each
-class. A push needs a token with the right to write (HF_TOKEN, or `hf auth login`).
---dry-run writes the repository into a folder instead.
+The folder holds a folder of images for each class, or train/ and validation/ (or test/)
+with such folders. A push needs a token with the right to write (HF_TOKEN, or `hf auth
+login`). --dry-run writes the repository into a folder instead.
 """
 
 import argparse
@@ -24,6 +24,14 @@ from keras_cvt import data, hub, training
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
+    parser.add_argument(
+        "--validation-split",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="share of the images that is held out, if the data has no validation "
+        "images of its own (default: %(default)s)",
+    )
     parser.add_argument("--repo", required=True, help="org/name")
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--model", help="config.json of the network; default: CvT-13")
@@ -41,9 +49,13 @@ def main():
     )
     options = parser.parse_args()
 
-    images = data.open_source(options.data, "train")
+    share = options.validation_split
+    images = data.open_source(options.data, "train", validation_split=share)
     held_out = data.open_source(
-        options.data, "validation", class_names=images.class_names
+        options.data,
+        "validation",
+        class_names=images.class_names,
+        validation_split=share,
     )
     model, accuracy = fine_tune(options, images, held_out)
     about = hub.About(

@@ -139,13 +139,15 @@ def test_without_its_weights_a_run_leaves_no_folder(tmp_path, program, weights):
 
 
 def test_the_default_recipe_is_for_ones_own_photos(tmp_path):
-    write_folder(tmp_path / "photos", count=20)
+    """Which may lie in class folders, without folders for training and validation."""
+    write_folder(tmp_path, splits=("photos",), count=20)
     stage = StageConfig(8, 1, 1, 7, 4, 2, cls_token=True, drop_path_rate=0.1)
     CvTConfig((stage,)).to_json(tmp_path / "tiny.json")
     options = ["--data", tmp_path / "photos", "--model", tmp_path / "tiny.json"]
     options += ["--weights", "none", "--output", tmp_path / "run", "--epochs", 1]
     result = run("fine_tune.py", *options)
     assert result.returncode == 0, result.stderr
+    assert "32 training and 8 validation images of 2 classes" in result.stdout
     record = json.loads((tmp_path / "run" / "run.json").read_text())["fit"]
     assert (record["batch_size"], record["recipe"]["optimizer"]) == (32, "adamw")
     assert record["recipe"]["image_size"] == 224

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_cvt._utils.optional import LazyModule, require, tf
-from keras_cvt.data.folders import SPLITS, first_few
+from keras_cvt.data.folders import SPLITS, first_few, held_out_count
 
 tfds = LazyModule("tensorflow_datasets")
 
@@ -69,6 +69,36 @@ def find_split(builder: Any, split: str) -> tuple[str, int]:
         f"Expected a split {' or '.join(map(repr, names))} in "
         f"{builder.info.full_name}. Received: {first_few(sorted(builder.info.splits))}"
     )
+
+
+def find_part(builder: Any, split: str, share: float) -> tuple[str, int]:
+    """Return the name of a split or, without validation images, a slice of `train`.
+
+    Args:
+        builder: The data set.
+        split: `"train"` or `"validation"`.
+        share: The share of `train`, its last images, that is held out if there is no
+            split for validation.
+
+    Returns:
+        The name of the split or slice, and its number of images.
+
+    Raises:
+        ValueError: If there is no split to divide, if it has one image only, or if it
+            is sorted, so that its last images are those of one class.
+    """
+    if any(name in builder.info.splits for name in SPLITS["validation"]):
+        return find_split(builder, split)
+    whole, count = find_split(builder, "train")
+    if count < 2 or builder.info.disable_shuffling:
+        found = "images in a given order" if count > 1 else f"{count} image"
+        raise ValueError(
+            f"Expected at least two images in random order in {whole!r} of "
+            f"{builder.info.full_name}, to hold out some. Received: {found}"
+        )
+    kept = count - held_out_count(count, share)
+    part = f"{whole}[:{kept}]" if split == "train" else f"{whole}[{kept}:]"
+    return find_split(builder, part)
 
 
 def class_names(builder: Any) -> list[str]:

@@ -1,6 +1,7 @@
 """Folders of images: `<split>/<class>/.../<image>`, or images anywhere in a folder."""
 
 import collections
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,11 @@ def find_split(root: Path, split: str) -> Path:
     if prepared:
         message += f". For TensorFlow Datasets, pass {prepared.parent}"
     raise ValueError(message)
+
+
+def has_split(root: Path, split: str) -> bool:
+    """Return whether a split has a folder of its own."""
+    return any((root / name).is_dir() for name in SPLITS.get(split, (split,)))
 
 
 def find_images(folder: Path) -> dict[str, list[str]]:
@@ -74,6 +80,48 @@ def find_images(folder: Path) -> dict[str, list[str]]:
             f"{', '.join(SUFFIXES)}: {_suffix_counts(ignored)}"
         )
     return files
+
+
+def held_out_count(count: int, share: float) -> int:
+    """Return how many of some images are held out: one at least, and not all."""
+    return min(max(round(share * count), 1), count - 1)
+
+
+def hold_out(
+    images: dict[str, list[str]], folder: Path, share: float
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Divide the images of each class into those to train on and those held out.
+
+    The hash of its path in the folder decides about an image. So the division is the
+    same in each process, on each machine and wherever the folder lies.
+
+    Args:
+        images: The paths of each class's images, from `find_images`.
+        folder: The folder of the class folders.
+        share: The share of each class that is held out.
+
+    Returns:
+        The images to train on and those held out, in the order of `images`.
+
+    Raises:
+        ValueError: If a class has one image only.
+    """
+    kept, held_out = {}, {}
+    for name, paths in images.items():
+        if len(paths) < 2:
+            raise ValueError(
+                "Expected at least two images in each class, to hold out one. "
+                f"Received: {len(paths)} in {folder / name}"
+            )
+
+        def place(path):
+            inside = os.path.relpath(path, folder).replace(os.sep, "/")
+            return hashlib.sha256(os.fsencode(inside)).digest()
+
+        chosen = set(sorted(paths, key=place)[: held_out_count(len(paths), share)])
+        kept[name] = [path for path in paths if path not in chosen]
+        held_out[name] = [path for path in paths if path in chosen]
+    return kept, held_out
 
 
 def list_images(folder: Path) -> tuple[list[str], collections.Counter[str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from keras_cvt._utils import validation
 from keras_cvt._utils.optional import require, tf
 from keras_cvt.data import datasets, folders
 from keras_cvt.data.folders import first_few
@@ -55,6 +56,7 @@ def open_source(
     class_names: Sequence[str] | None = None,
     check_images: bool = True,
     download: bool = True,
+    validation_split: float | None = None,
 ) -> ImageSource:
     """Find the images of a split, and check them.
 
@@ -65,7 +67,8 @@ def open_source(
     Args:
         source: One of
 
-            - a folder of images, as `<split>/<class>/<image>`: `train/cat/1.jpg`.
+            - a folder of images, as `<split>/<class>/<image>`: `train/cat/1.jpg`,
+              or with `validation_split` also as `<class>/<image>`.
               Images are JPEG, PNG, BMP, GIF, WebP and TIFF files, by their suffix. A
               class folder may have subfolders. Hidden files and folders are ignored.
               Links are followed, but no folder is read twice for a class. Classes are
@@ -89,6 +92,14 @@ def open_source(
             image stops the training. Defaults to `True`.
         download: Whether TensorFlow Datasets may download and prepare the data.
             Defaults to `True`.
+        validation_split: For a source without validation images, the share of the
+            training images that is held out, between 0 and 1. `split` is then
+            `"train"` or `"validation"`, and both calls need the same number. Of a
+            folder, the hash of its name decides about an image, and at least one image
+            of each class is held out; of a data set, the last images of `train` are. A
+            source with validation images of its own is taken as it is. Photos of the
+            same scene should not be on both sides: make folders of your own then.
+            Defaults to `None`: such a source is an error.
 
     Returns:
         The images.
@@ -98,7 +109,8 @@ def open_source(
             data set is not prepared and `download` is False.
         ValueError: If the split is missing, if a class has no image that can be
             decoded, if there is only one class, if a class is not in `class_names`,
-            or if a data set has no images and labels, or a label out of range.
+            if a data set has no images and labels, or a label out of range, or if
+            `validation_split` is out of range or leaves a side without images.
         ImportError: If TensorFlow or TensorFlow Datasets is missing.
 
     Example:
@@ -109,15 +121,25 @@ def open_source(
         )
         ```
     """
+    if validation_split is not None:
+        validation.check(
+            lambda x: validation.is_number(x) and 0 < x < 1,
+            "a number between 0 and 1",
+            validation_split=validation_split,
+        )
+        validation.check_choice(("train", "validation"), split=split)
     require("tensorflow", "tensorflow", "`keras_cvt.data`, on every Keras backend,")
     path = Path(source)
     if path.is_dir() and not (path / datasets.INFO).is_file():
-        found = _open_folder(folders.find_split(path, split), class_names)
+        found = _open_folder(path, split, validation_split, class_names)
     elif path.is_file():
         raise ValueError(f"Expected a folder, not a file. Received: source={path}")
     else:
         builder = datasets.find_builder(source, data_dir, download)
-        split, count = datasets.find_split(builder, split)
+        if validation_split is None:
+            split, count = datasets.find_split(builder, split)
+        else:
+            split, count = datasets.find_part(builder, split, validation_split)
         found = _open_dataset(builder, split, count, class_names)
     if len(found.class_names) < 2:
         raise ValueError(
@@ -127,15 +149,29 @@ def open_source(
     return _without_corrupt(found, split) if check_images else found
 
 
-def _open_folder(folder, class_names):
-    images = folders.find_images(folder)
+def _find_images(root, split, share):
+    """Return the name of a split's folder, or of a part of it, and its images."""
+    if share is None or folders.has_split(root, "validation"):
+        try:
+            folder = folders.find_split(root, split)
+        except ValueError as error:
+            hint = "To hold out some of the images, pass `validation_split=0.2`"
+            raise ValueError(f"{error}. {hint}" if share is None else error) from None
+        return folder, folders.printable(folder), folders.find_images(folder)
+    folder = root / "train" if folders.has_split(root, "train") else root
+    parts = folders.hold_out(folders.find_images(folder), folder, share)
+    images = parts[0 if split == "train" else 1]
+    return folder, f"{folders.printable(folder)} ({split})", images
+
+
+def _open_folder(root, split, share, class_names):
+    folder, name, images = _find_images(root, split, share)
     new_labels, names = _match_classes(list(images), class_names, folder)
     labels = np.repeat(new_labels, [len(paths) for paths in images.values()])
     # As bytes: names may be in any encoding.
     paths = [os.fsencode(path) for paths in images.values() for path in paths]
     files = tf.data.Dataset.from_tensor_slices((paths, labels))
     examples = read_files(files)
-    name = folders.printable(folder)
     return ImageSource(examples, len(paths), names, files=files, name=name)
 
 

@@ -393,13 +393,11 @@ def shell(*words, **environment):
 def test_the_program_prints_no_log_of_tensorflow(photos, tmp_path):
     model = saved(photos)
     image = photos / "0.png"
+    # Exports: tests/deploy/test_foreign_output.py.
     for words in (
         ["info", model],
         ["doctor"],
         ["predict", image, "--model", model],
-        ["export", model, tmp_path / "x.tflite", "--size", "64"],
-        ["export", model, tmp_path / "x.onnx", "--size", "64"],
-        ["export", model, tmp_path / "saved", "--size", "64"],
         ["convert", model, tmp_path / "x.safetensors"],
     ):
         done = shell(*words)

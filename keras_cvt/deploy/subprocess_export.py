@@ -43,9 +43,11 @@ class ExportProcess:
     """A subprocess that exports saved models, one after another, in a `with` block.
 
     Importing TensorFlow and the converters takes longer than exporting a small network,
-    so that several exports share a process. It starts with the first of them, has the
-    environment and `sys.path` of that moment, and ends with the block. One that died,
-    or that holds 2 GiB, is replaced; on Windows, where nobody measures that, every one.
+    so that several exports share a process, and those of one model also the fused
+    network and what converters made of it. The process starts with the first export,
+    has the environment and `sys.path` of that moment, and ends with the block. One that
+    died, or that holds 2 GiB, is replaced; on Windows, where nobody measures that,
+    every one.
     It serves one thread.
 
     Example:
@@ -56,6 +58,7 @@ class ExportProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._conversions = tempfile.TemporaryDirectory()
         self._printed: IO[bytes]
         self._answers: queue.SimpleQueue[dict]
         self._reader: threading.Thread
@@ -65,6 +68,7 @@ class ExportProcess:
 
     def __exit__(self, *_: object) -> None:
         self._end(gently=True)
+        self._conversions.cleanup()
 
     def export(
         self,
@@ -79,6 +83,7 @@ class ExportProcess:
             "model": str(model_file),
             "path": str(path),
             "folder": os.getcwd(),
+            "conversions": self._conversions.name,
             "arguments": arguments,
         }
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,8 @@
 """The subprocess of `subprocess_export`."""
 
+import functools
 import gc
+import hashlib
 import json
 import os
 import queue
@@ -14,7 +16,10 @@ import keras
 import numpy as np
 
 from keras_cvt._utils import foreign_output
+from keras_cvt.deploy import conversions
 from keras_cvt.deploy.exporting import export
+from keras_cvt.deploy.fusion import fuse
+from keras_cvt.deploy.precision import in_float32
 from keras_cvt.deploy.subprocess_export import ERRORS
 
 
@@ -49,19 +54,33 @@ def main(calls: IO[str], answers: IO[str]) -> None:
 def _export(call):
     """Return the error's name and message, or None."""
     os.chdir(call["folder"])
-    images = call.get("images")
+    images, arguments = call.get("images"), call["arguments"]
+    file = Path(os.path.abspath(call["model"]))
+    # A file that was written anew is another one.
+    modified = file.stat().st_mtime_ns if file.is_file() else None
+    identity = hashlib.sha256(os.fsencode(f"{file} {modified}")).hexdigest()
+    kept = Path(call["conversions"], identity)
     try:
-        export(
-            # Its loss and metrics may be its owner's own, and are not needed.
-            keras.models.load_model(call["model"], compile=False),
-            call["path"],
-            representative_images=None if images is None else np.load(images),
-            **call["arguments"],
-        )
+        network = _load(file, modified, arguments.get("fuse", True))
+        with conversions.kept_in(kept):
+            export(
+                network,
+                call["path"],
+                representative_images=None if images is None else np.load(images),
+                **arguments,
+            )
     except tuple(ERRORS.values()) as error:
         name = next(n for n, kind in ERRORS.items() if isinstance(error, kind))
         return name, str(error)
     return None
+
+
+@functools.lru_cache(maxsize=1)
+def _load(file, modified, fused):
+    """Return the network that is written: in float32, and fused if it is to be."""
+    # Its loss and metrics may be its owner's own, and are not needed.
+    network = in_float32(keras.models.load_model(file, compile=False))
+    return fuse(network) if fused else network
 
 
 def _kill():

@@ -43,6 +43,8 @@ _ABSOLUTE = 1e-6
 _OTHER_WEIGHTS = 0.5
 # With fewer, one other answer is more than a percent.
 _FEW_IMAGES = 100
+# A file's and the model's calls are timed for so long.
+_LEAST_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -453,12 +455,13 @@ def _rows(arrays, answers=None):
     return np.concatenate(rows, axis=1)
 
 
-def _seconds(run: Callable[[], Any], at_least: float = 0.5) -> float:
+def _seconds(run: Callable[[], Any]) -> float:
     """Return the median time of at least three calls, or of one that takes long."""
     run()
     times: list[float] = []
     total = 0.0
-    while total < at_least or (len(times) < 3 and total < 10 * at_least):
+    least = _LEAST_SECONDS
+    while total < least or (len(times) < 3 and total < 10 * least):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)

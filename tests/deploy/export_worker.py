@@ -1,6 +1,6 @@
 """Exports small networks in a subprocess, because the LiteRT converter leaks.
 
-python export_worker.py FOLDER [projections | cvt13 | cvt21]
+python export_worker.py FOLDER [projections | cvt13]
 """
 
 import functools
@@ -12,8 +12,8 @@ from pathlib import Path
 import networks
 import numpy as np
 
-from keras_cvt.config import CVT_13, CVT_21
-from keras_cvt.deploy import FORMATS, export, formats, fuse
+from keras_cvt.config import CVT_13
+from keras_cvt.deploy import FORMATS, conversions, export, formats, fuse
 
 # File -> network, format and further arguments.
 FILES = {
@@ -54,15 +54,11 @@ FILES = {
 
 # Names in `FORMATS`. `test_web.py` tests pages.
 FULL_PRECISION = tuple(n for n, f in formats.FORMATS.items() if not f.is_page)
-# CvT-21 has more of the same blocks: one format is enough.
-FULL_SIZE = {
-    "cvt13": (CVT_13, (*FULL_PRECISION, "litert_dynamic_int8", "litert_int8")),
-    "cvt21": (CVT_21, ("litert_float16",)),
-}
+FULL_SIZE = (*FULL_PRECISION, "litert_dynamic_int8", "litert_int8")
 
 
-def full_size_model(name):
-    return networks.build(FULL_SIZE[name][0], classes=1000)
+def full_size_model():
+    return networks.build(CVT_13, classes=1000)
 
 
 def model(file):
@@ -74,14 +70,19 @@ def _model(name):
     return networks.build(networks.CONFIGS[name], input_shape=(None, None, 3))
 
 
-def export_full_size(folder, name):
-    fused = fuse(full_size_model(name))
-    for format, quantization, file in map(FORMATS.get, FULL_SIZE[name][1]):
+def export_full_size(folder):
+    """Export CvT-13 in every format."""
+    fused = fuse(full_size_model())
+    for format, quantization, file in map(FORMATS.get, FULL_SIZE):
         images = None
         if quantization == "int8":
             # Only the files' size is tested. Small networks test their agreement.
             images = networks.images(1, 224, 224, 3)
-        export(fused, folder / file, format, quantization, representative_images=images)
+        with conversions.kept_in(folder / "conversions"):
+            export(
+                *(fused, folder / file, format, quantization),
+                representative_images=images,
+            )
 
 
 def export_projections(folder):
@@ -93,7 +94,8 @@ def export_projections(folder):
         (folder / str(i)).mkdir()
         np.save(folder / str(i) / "expected.npy", network.predict(images, verbose=0))
         for format, quantization, file in map(FORMATS.get, FULL_PRECISION):
-            export(network, folder / str(i) / file, format, quantization)
+            with conversions.kept_in(folder / str(i) / "conversions"):
+                export(network, folder / str(i) / file, format, quantization)
 
 
 def run(folder, *arguments):
@@ -115,14 +117,13 @@ def main():
     if sys.argv[2:] == ["projections"]:
         export_projections(folder)
         return
-    if sys.argv[2:]:
-        export_full_size(folder, sys.argv[2])
+    if sys.argv[2:] == ["cvt13"]:
+        export_full_size(folder)
         return
-    for file, (_, format, arguments) in FILES.items():
-        arguments = {"image_size": (64, 64)} | arguments
-        export(
-            model(file), folder / file, format, source_weights="made up", **arguments
-        )
+    for file, (name, format, arguments) in FILES.items():
+        arguments = {"image_size": (64, 64), "source_weights": "made up"} | arguments
+        with conversions.kept_in(folder / "conversions" / name):
+            export(model(file), folder / file, format, **arguments)
 
 
 if __name__ == "__main__":

@@ -58,38 +58,31 @@ def test_every_file_computes_what_its_model_computes(folder, file):
 
 
 @pytest.fixture(scope="module")
-def full_size(tmp_path_factory):
-    """Return a function from a published network's name to a folder with its files."""
-    folders = {}
-
-    def exported(name):
-        if name not in folders:
-            folders[name] = tmp_path_factory.mktemp(name)
-            export_worker.run(folders[name], name)
-        return folders[name]
-
-    return exported
+def cvt13(tmp_path_factory):
+    """Return a folder with CvT-13's files."""
+    folder = tmp_path_factory.mktemp("cvt13")
+    export_worker.run(folder, "cvt13")
+    return folder
 
 
 @pytest.mark.full_size
-@pytest.mark.parametrize("name", export_worker.FULL_SIZE)
-def test_published_networks_agree_on_photos_in_every_format(full_size, name):
+def test_cvt13_agrees_on_photos_in_every_format(cvt13):
     from skimage import data
 
-    model = export_worker.full_size_model(name)
+    model = export_worker.full_size_model()
     photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
     images = keras_cvt.preprocess_input(photos, model)
-    for _, quantization, file in map(FORMATS.get, export_worker.FULL_SIZE[name][1]):
+    for _, quantization, file in map(FORMATS.get, export_worker.FULL_SIZE):
         if quantization in TOLERANCES:
-            result = verify(model, full_size(name) / file, images)
+            result = verify(model, cvt13 / file, images)
             assert result.top1_agreement == 1.0, result
             assert result.max_difference <= TOLERANCES[quantization], result
 
 
 @pytest.mark.full_size
-def test_cvt13_in_8_bits_is_little_more_than_a_quarter_of_its_float32_file(full_size):
+def test_cvt13_in_8_bits_is_little_more_than_a_quarter_of_its_float32_file(cvt13):
     sizes = {
-        name: (full_size("cvt13") / FORMATS[name][-1]).stat().st_size
+        name: (cvt13 / FORMATS[name][-1]).stat().st_size
         for name in ("litert", "litert_dynamic_int8", "litert_int8")
     }
     assert sizes["litert_dynamic_int8"] <= 0.28 * sizes["litert"]
@@ -312,6 +305,15 @@ def test_a_model_that_is_not_a_cvt_is_refused(tmp_path):
     other = keras.Model(inputs, keras.layers.Conv2D(1, 3)(inputs))
     with pytest.raises(ValueError, match="Expected a CvTModel"):
         export(other, tmp_path / "m.tflite", "litert")
+
+
+@tensorflow_only
+@pytest.mark.parametrize("name", ["m", "m.tflite", "m.onnx", "m.xml"])
+def test_a_path_may_have_any_characters(model, tmp_path, name):
+    folder = tmp_path / "photos, 50 % α & #1"
+    export(model, folder / name, image_size=(64, 64))
+    assert verify(model, folder / name, networks.images(2, 64, 64, 3)).passed
+    assert len(list(folder.iterdir())) == (2 if name == "m.xml" else 1)
 
 
 @tensorflow_only

@@ -77,6 +77,43 @@ def test_several_exports_share_a_process_which_the_block_ends(model_file, tmp_pa
         assert deploy.verify(model, file, images).passed
 
 
+def test_what_exports_share_is_of_the_same_network_and_shape(tmp_path):
+    file, images = tmp_path / "model.keras", networks.images(2, 64, 64, 3)
+    networks.save_classifier(file)
+
+    def export(exporter, name, model, **arguments):
+        path, arguments = tmp_path / name, OPTIONS | arguments
+        exporter.export(file, path, **arguments)
+        assert deploy.verify(model, path, images).passed
+        facts = deploy.read_metadata(path)
+        assert facts["fused"] is arguments.get("fuse", True)
+        assert facts["input"]["batch_size"] == arguments["batch_size"]
+        return path
+
+    with ExportProcess() as exporter:
+        folder = Path(exporter._conversions.name)
+        model = keras.models.load_model(file)
+        first = export(exporter, "first.tflite", model)
+        export(exporter, "two.tflite", model, batch_size=2)
+        export(exporter, "unfused.tflite", model, fuse=False)
+        half = export(exporter, "half.xml", model, quantization="float16")
+        # The same path and other weights.
+        head = model.get_layer("head")
+        head.set_weights([weight + 0.1 for weight in head.get_weights()])
+        model.save(file)
+        second = export(exporter, "second.tflite", model)
+        shapes = [
+            sorted(each.name for each in kept.iterdir()) for kept in folder.iterdir()
+        ]
+    assert first.read_bytes() != second.read_bytes()
+    all_shapes = ["fused_1x64x64x3", "fused_2x64x64x3", "unfused_1x64x64x3"]
+    assert sorted(shapes) == [all_shapes[:1], all_shapes]
+    assert not folder.exists()
+    # A file does not tell where it was made.
+    text = half.read_text()
+    assert str(folder) not in text and str(tmp_path) not in text
+
+
 def test_a_process_that_holds_much_memory_is_replaced(
     model_file, tmp_path, monkeypatch
 ):

@@ -1,7 +1,7 @@
 """LiteRT (TensorFlow Lite): one file with builtin operators only."""
 
+import functools
 import json
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_cvt._utils.optional import require, tf
-from keras_cvt.deploy import tensorflow_graphs
+from keras_cvt.deploy import conversions
 from keras_cvt.deploy.file_format import METADATA, ExportOptions, FileFormat, Runtime
 
 _METADATA_FILE = f"{METADATA}.json"
@@ -27,13 +27,20 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
     - `"int8"`: weights and activations of the linear layers and convolutions in 8
       bits. The ranges come from representative images.
     """
-    if options.quantization in (None, "float16"):
-        path.write_bytes(_convert(network, path, options))
-    else:
-        # Before the conversion, which takes minutes.
+    quantizer = None
+    if options.quantization not in (None, "float16"):
+        # Before the conversion, which may take minutes.
         quantizer = require("ai_edge_quantizer", FORMAT.name, "Quantizing")
-        content = _convert(network, path, options)
-        _quantize(quantizer, content, options).export_model(str(path))
+    convert = functools.partial(_convert, network, options=options)
+    if options.quantization == "float16":
+        convert(path)
+    else:
+        with conversions.converted(path, options, "float32.tflite", convert) as file:
+            content = file.read_bytes()
+        if quantizer is None:
+            path.write_bytes(content)
+        else:
+            _quantize(quantizer, content, options).export_model(str(path))
     # LiteRT appends files to a model as a ZIP archive too.
     with zipfile.ZipFile(path, "a") as archive:
         # ZipInfo's own date, 1980: the same model gives the same file.
@@ -41,18 +48,16 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
         archive.writestr(entry, json.dumps(options.metadata, indent=2))
 
 
-def _convert(network: keras.Model, path: Path, options: ExportOptions) -> bytes:
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # A SavedModel gives the file a signature with names for its tensors. The
-        # converter makes constants of variables itself, in a third of the memory.
-        tensorflow_graphs.save(network, folder, options.shape, constants=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+def _convert(network: keras.Model, path: Path, options: ExportOptions) -> None:
+    # A SavedModel gives the file a signature with names for its tensors.
+    with conversions.saved_model(network, path, options) as folder:
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
         # Not SELECT_TF_OPS: the small runtime has none of them.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         if options.quantization == "float16":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
             converter.target_spec.supported_types = [tf.float16]
-        return converter.convert()
+        path.write_bytes(converter.convert())
 
 
 def _quantize(quantizer: Any, content: bytes, options: ExportOptions) -> Any:

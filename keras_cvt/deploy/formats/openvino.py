@@ -1,6 +1,7 @@
 """OpenVINO: an .xml file with a .bin file beside it, converted from a SavedModel."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -8,7 +9,7 @@ from xml.etree import ElementTree
 import keras
 
 from keras_cvt._utils.optional import require
-from keras_cvt.deploy import tensorflow_graphs
+from keras_cvt.deploy import conversions
 from keras_cvt.deploy.file_format import METADATA, ExportOptions, FileFormat, Runtime
 
 # Package and extra have the same name. The package converts and runs.
@@ -22,12 +23,27 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
     `"bfloat16"` they are in float32, and `open_file` lets OpenVINO compute in bfloat16.
     """
     openvino = require(_PACKAGE, _PACKAGE, "Exporting to OpenVINO")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        tensorflow_graphs.save(network, folder, options.shape, constants=False)
-        converted = openvino.convert_model(folder)
-    converted.set_rt_info(json.dumps(options.metadata), METADATA)
-    half = options.quantization == "float16"
-    openvino.save_model(converted, path, compress_to_fp16=half)
+
+    def convert(target):
+        with (
+            conversions.saved_model(network, path, options) as folder,
+            tempfile.TemporaryDirectory() as temporary,
+        ):
+            if "," in str(folder):
+                # OpenVINO takes it for several paths.
+                folder = shutil.copytree(folder, Path(temporary, folder.name))
+            converted = openvino.convert_model(str(folder))
+        openvino.save_model(converted, target, compress_to_fp16=False)
+
+    with conversions.converted(path, options, "float32.xml", convert) as file:
+        converted = openvino.Core().read_model(str(file))
+        converted.set_rt_info(json.dumps(options.metadata), METADATA)
+        # Otherwise a path of this machine.
+        converted.set_rt_info("SavedModel", ["conversion_parameters", "input_model"])
+        half = options.quantization == "float16"
+        openvino.save_model(converted, path, compress_to_fp16=half)
+        # Windows deletes no file that is mapped into memory.
+        del converted
 
 
 def open_file(path: Path, threads: int) -> Runtime:

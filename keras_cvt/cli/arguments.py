@@ -180,8 +180,8 @@ def add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "data",
         help="a folder with a folder of images for each class, or with such folders "
-        "in train/, validation/ (or val/, test/); the directory of a prepared data set "
-        "of TensorFlow Datasets; or the name of one, such as imagenet2012 or "
+        "in train/, validation/ (or val/, valid/, test/); the directory of a prepared "
+        "data set of TensorFlow Datasets; or the name of one, such as imagenet2012 or "
         "imagenet_v2. Folders are named as the model's classes, or by WordNet ids",
     )
     command.add_argument(

@@ -84,8 +84,8 @@ def find_part(builder: Any, split: str, share: float) -> tuple[str, int]:
         The name of the split or slice, and its number of images.
 
     Raises:
-        ValueError: If there is no split to divide, if it has one image only, or if it
-            is sorted, so that its last images are those of one class.
+        ValueError: If there is no split to divide, if it has one image only, or if its
+            images are in a given order, in which the last may be those of one class.
     """
     if any(name in builder.info.splits for name in SPLITS["validation"]):
         return find_split(builder, split)

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ logger = logging.getLogger(__name__)
 # Files that are taken for images, in lower or upper case.
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 # Other names that a split may have.
-SPLITS = {"validation": ("validation", "val", "test")}
+SPLITS = {"validation": ("validation", "val", "valid", "test")}
 _SHOWN = 5
 
 
@@ -38,8 +39,9 @@ def find_split(root: Path, split: str) -> Path:
 
 
 def has_split(root: Path, split: str) -> bool:
-    """Return whether a split has a folder of its own."""
-    return any((root / name).is_dir() for name in SPLITS.get(split, (split,)))
+    """Return whether a split has a folder of its own, with class folders in it."""
+    paths = [root / name for name in SPLITS.get(split, (split,))]
+    return any(path.is_dir() and _subfolders(path) for path in paths)
 
 
 def find_images(folder: Path) -> dict[str, list[str]]:
@@ -92,8 +94,9 @@ def hold_out(
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Divide the images of each class into those to train on and those held out.
 
-    The hash of its path in the folder decides about an image. So the division is the
-    same in each process, on each machine and wherever the folder lies.
+    Those with the smallest hashes of their paths in the folder are held out. So the
+    division is the same in each process, on each machine and wherever the folder lies,
+    as long as the files of the class stay the same.
 
     Args:
         images: The paths of each class's images, from `find_images`.
@@ -116,12 +119,36 @@ def hold_out(
 
         def place(path):
             inside = os.path.relpath(path, folder).replace(os.sep, "/")
+            # Some file systems store accents apart from their letters.
+            inside = unicodedata.normalize("NFC", inside)
             return hashlib.sha256(os.fsencode(inside)).digest()
 
         chosen = set(sorted(paths, key=place)[: held_out_count(len(paths), share)])
         kept[name] = [path for path in paths if path not in chosen]
         held_out[name] = [path for path in paths if path in chosen]
     return kept, held_out
+
+
+def check_no_splits(images: dict[str, list[str]], folder: Path) -> None:
+    """Raise ValueError if class folders look like splits of other names.
+
+    Args:
+        images: The paths of each class's images, from `find_images`.
+        folder: The folder of the class folders.
+    """
+    below = {tuple(_subfolders(folder / name)) for name in images}
+    direct = {
+        name
+        for name, paths in images.items()
+        if any(os.path.dirname(path) == os.fspath(folder / name) for path in paths)
+    }
+    if len(images) <= 3 and len(below) == 1 and below != {()} and not direct:
+        raise ValueError(
+            f"Expected folders of images in {folder}, or `train` and `validation` with "
+            f"such folders. Received: {first_few(list(images))}, each with the folders "
+            f"{first_few(below.pop())}. Rename them if they are splits. If they are "
+            "classes, move them into a folder `train`"
+        )
 
 
 def list_images(folder: Path) -> tuple[list[str], collections.Counter[str]]:

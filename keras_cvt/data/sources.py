@@ -1,5 +1,6 @@
 """Labelled images in folders or data sets, found and checked before training."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -33,6 +34,7 @@ class ImageSource:
         files: For a folder, (path, label) of the same images in the same order. Paths
             are shuffled as a whole, before the files are read.
         name: Name of the source in messages and cache files.
+        folder: The folder of the class folders, as text, or None for a data set.
     """
 
     examples: "tf.data.Dataset" = field(repr=False)
@@ -41,6 +43,7 @@ class ImageSource:
     corrupt: tuple[str, ...] = field(default=(), repr=False)
     files: "tf.data.Dataset | None" = field(default=None, repr=False)
     name: str = "images"
+    folder: str | None = None
 
     def fingerprint(self) -> str:
         """Return a hash that tells this source's cache file from others."""
@@ -80,7 +83,7 @@ def open_source(
               file `dataset_info.json`,
             - the name of such a data set: `"cifar10"`,
               `"imagenet_v2/matched-frequency:3.0.0"`.
-        split: `"train"`, `"validation"` (which finds `val` and `test` as well) or
+        split: `"train"`, `"validation"` (which finds `val`, `valid` and `test` too) or
             another split that exists. Data sets may be sliced: `"train[:80%]"`.
         data_dir: The folder in which TensorFlow Datasets keeps its data. Defaults to
             `None`, its own default.
@@ -95,8 +98,9 @@ def open_source(
         validation_split: For a source without validation images, the share of the
             training images that is held out, between 0 and 1. `split` is then
             `"train"` or `"validation"`, and both calls need the same number. Of a
-            folder, the hash of its name decides about an image, and at least one image
-            of each class is held out; of a data set, the last images of `train` are. A
+            folder, that share of each class is held out: one image at least, and the
+            same ones as long as the class's files keep their names and no others come.
+            Of a data set, the last images of `train` are, whatever their classes. A
             source with validation images of its own is taken as it is. Photos of the
             same scene should not be on both sides: make folders of your own then.
             Defaults to `None`: such a source is an error.
@@ -110,7 +114,7 @@ def open_source(
         ValueError: If the split is missing, if a class has no image that can be
             decoded, if there is only one class, if a class is not in `class_names`,
             if a data set has no images and labels, or a label out of range, or if
-            `validation_split` is out of range or leaves a side without images.
+            `validation_split` is out of range, or there are too few images to divide.
         ImportError: If TensorFlow or TensorFlow Datasets is missing.
 
     Example:
@@ -137,7 +141,8 @@ def open_source(
     else:
         builder = datasets.find_builder(source, data_dir, download)
         if validation_split is None:
-            split, count = datasets.find_split(builder, split)
+            with _hint(split == "validation"):
+                split, count = datasets.find_split(builder, split)
         else:
             split, count = datasets.find_part(builder, split, validation_split)
         found = _open_dataset(builder, split, count, class_names)
@@ -149,17 +154,31 @@ def open_source(
     return _without_corrupt(found, split) if check_images else found
 
 
+@contextlib.contextmanager
+def _hint(wanted):
+    """Add to an error that images can be held out."""
+    try:
+        yield
+    except ValueError as error:
+        if not wanted:
+            raise
+        raise ValueError(
+            f"{error}. To hold out some of the images, pass `validation_split=0.2`"
+        ) from None
+
+
 def _find_images(root, split, share):
     """Return the name of a split's folder, or of a part of it, and its images."""
-    if share is None or folders.has_split(root, "validation"):
-        try:
+    divided = not folders.has_split(root, "validation")
+    if share is None or not divided:
+        with _hint(divided and split in ("train", "validation")):
             folder = folders.find_split(root, split)
-        except ValueError as error:
-            hint = "To hold out some of the images, pass `validation_split=0.2`"
-            raise ValueError(f"{error}. {hint}" if share is None else error) from None
         return folder, folders.printable(folder), folders.find_images(folder)
     folder = root / "train" if folders.has_split(root, "train") else root
-    parts = folders.hold_out(folders.find_images(folder), folder, share)
+    images = folders.find_images(folder)
+    if folder == root:
+        folders.check_no_splits(images, folder)
+    parts = folders.hold_out(images, folder, share)
     images = parts[0 if split == "train" else 1]
     return folder, f"{folders.printable(folder)} ({split})", images
 
@@ -172,7 +191,12 @@ def _open_folder(root, split, share, class_names):
     paths = [os.fsencode(path) for paths in images.values() for path in paths]
     files = tf.data.Dataset.from_tensor_slices((paths, labels))
     examples = read_files(files)
-    return ImageSource(examples, len(paths), names, files=files, name=name)
+    return ImageSource(
+        *(examples, len(paths), names),
+        files=files,
+        name=name,
+        folder=folders.printable(folder),
+    )
 
 
 def _open_dataset(builder, split, count, class_names):

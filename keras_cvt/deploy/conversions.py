@@ -13,7 +13,7 @@ from keras_cvt._utils.files import write_whole
 from keras_cvt.deploy import tensorflow_graphs
 from keras_cvt.deploy.file_format import ExportOptions
 
-_folder: ContextVar[Path | None] = ContextVar("folder", default=None)
+_folder: ContextVar[Path | None] = ContextVar("conversions", default=None)
 
 
 @contextlib.contextmanager

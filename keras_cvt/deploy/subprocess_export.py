@@ -15,6 +15,7 @@ from typing import IO, Any
 import keras
 import numpy as np
 
+from keras_cvt._utils.files import temporary_folder
 from keras_cvt.deploy.checks import ExportError
 
 # Answers alone go to the pipe: what imports and converters print goes where errors do.
@@ -43,11 +44,11 @@ class ExportProcess:
     """A subprocess that exports saved models, one after another, in a `with` block.
 
     Importing TensorFlow and the converters takes longer than exporting a small network,
-    so that several exports share a process, and those of one model also the fused
-    network and what converters made of it. The process starts with the first export,
-    has the environment and `sys.path` of that moment, and ends with the block. One that
-    died, or that holds 2 GiB, is replaced; on Windows, where nobody measures that,
-    every one.
+    so that several exports share a process. Those of one model share its fused network,
+    and in a temporary folder beside the first export what converters made of it. The
+    process starts with the first export, has the environment and `sys.path` of that
+    moment, and ends with the block. One that died, or that holds 2 GiB, is replaced; on
+    Windows, where nobody measures that, every one.
     It serves one thread.
 
     Example:
@@ -58,7 +59,9 @@ class ExportProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._conversions = tempfile.TemporaryDirectory()
+        # Holds the folder of the conversions, which lies beside the first export.
+        self._stack = contextlib.ExitStack()
+        self._conversions: Path | None = None
         self._printed: IO[bytes]
         self._answers: queue.SimpleQueue[dict]
         self._reader: threading.Thread
@@ -67,8 +70,9 @@ class ExportProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end(gently=True)
-        self._conversions.cleanup()
+        with self._stack:
+            self._end(gently=True)
+        self._conversions = None
 
     def export(
         self,
@@ -79,11 +83,14 @@ class ExportProcess:
         **arguments: Any,
     ) -> None:
         """Export a saved model; arguments and errors are `export_in_subprocess`'s."""
+        if self._conversions is None:
+            parent = Path(path).absolute().parent
+            self._conversions = self._stack.enter_context(temporary_folder(parent))
         call: dict[str, Any] = {
             "model": str(model_file),
             "path": str(path),
             "folder": os.getcwd(),
-            "conversions": self._conversions.name,
+            "conversions": str(self._conversions),
             "arguments": arguments,
         }
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
 """The subprocess of `subprocess_export`."""
 
-import functools
+import contextlib
 import gc
 import hashlib
 import json
@@ -21,6 +21,9 @@ from keras_cvt.deploy.exporting import export
 from keras_cvt.deploy.fusion import fuse
 from keras_cvt.deploy.precision import in_float32
 from keras_cvt.deploy.subprocess_export import ERRORS
+
+# The network of the last export, by its key.
+_loaded: dict[tuple, keras.Model] = {}
 
 
 def main(calls: IO[str], answers: IO[str]) -> None:
@@ -55,16 +58,15 @@ def _export(call):
     """Return the error's name and message, or None."""
     os.chdir(call["folder"])
     images, arguments = call.get("images"), call["arguments"]
-    file = Path(os.path.abspath(call["model"]))
-    # A file that was written anew is another one.
-    modified = file.stat().st_mtime_ns if file.is_file() else None
-    identity = hashlib.sha256(os.fsencode(f"{file} {modified}")).hexdigest()
-    kept = Path(call["conversions"], identity)
     try:
-        network = _load(file, modified, arguments.get("fuse", True))
-        with conversions.kept_in(kept):
+        key = _key(call["model"], arguments.get("fuse", True))
+        with contextlib.ExitStack() as stack:
+            if key is not None:
+                name = hashlib.sha256(repr(key).encode()).hexdigest()
+                kept = Path(call["conversions"], name)
+                stack.enter_context(conversions.kept_in(kept))
             export(
-                network,
+                _load(call["model"], arguments.get("fuse", True), key),
                 call["path"],
                 representative_images=None if images is None else np.load(images),
                 **arguments,
@@ -75,12 +77,30 @@ def _export(call):
     return None
 
 
-@functools.lru_cache(maxsize=1)
-def _load(file, modified, fused):
+def _key(model, fused):
+    """Return what tells a network from others, or None if it is not a file."""
+    if not os.path.isfile(model):
+        return None
+    found = os.stat(model)
+    facts = found.st_mtime_ns, found.st_size, found.st_ino
+    return os.fsencode(os.path.abspath(model)), *facts, fused
+
+
+def _load(model, fused, key):
     """Return the network that is written: in float32, and fused if it is to be."""
+    if key is not None and key in _loaded:
+        return _loaded[key]
+    # Before the next one, so that there are no two.
+    _loaded.clear()
     # Its loss and metrics may be its owner's own, and are not needed.
-    network = in_float32(keras.models.load_model(file, compile=False))
-    return fuse(network) if fused else network
+    network = keras.models.load_model(model, compile=False)
+    # `export` refuses what cannot be written, and says why.
+    with contextlib.suppress(ValueError):
+        network = in_float32(network)
+        network = fuse(network) if fused else network
+    if key is not None:
+        _loaded[key] = network
+    return network
 
 
 def _kill():

@@ -43,7 +43,7 @@ _ABSOLUTE = 1e-6
 _OTHER_WEIGHTS = 0.5
 # With fewer, one other answer is more than a percent.
 _FEW_IMAGES = 100
-# A file's and the model's calls are timed for so long.
+# A file's and the model's calls are timed for at least so long.
 _LEAST_SECONDS = 0.5
 
 

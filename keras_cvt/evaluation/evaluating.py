@@ -63,8 +63,8 @@ def evaluate(
 
             Its classes may be some of the model's; see `match_classes`. The scores of
             all classes of the model compete nevertheless.
-        split: The split. Defaults to `None`: `"validation"` (which finds `val` and
-            `test` as well), or a folder without splits as a whole.
+        split: The split. Defaults to `None`: `"validation"` (which finds `val`,
+            `valid` and `test` too), or a folder without splits as a whole.
         data_dir: The folder in which TensorFlow Datasets keeps its data. Defaults to
             `None`, its own default.
         real_labels: `real.json` of https://github.com/google-research/reassessed-imagenet,

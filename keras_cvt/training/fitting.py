@@ -109,7 +109,9 @@ def fit(
                 **_facts(model),
             },
             notes={
-                "image_folders": [training.name, validation.name],
+                "image_folders": [
+                    each.folder or each.name for each in (training, validation)
+                ],
                 "backend": keras.backend.backend(),
                 "processes": distribution.process_index_and_count()[1],
                 "keras": keras.__version__,
@@ -293,10 +295,10 @@ def _identity(source):
     """Return what tells images from others, wherever their folder is."""
     if source.files is None:
         return {"count": source.count, "fingerprint": source.fingerprint()}
-    names = hashlib.sha256()
+    names, folder = hashlib.sha256(), source.folder or source.name
     for paths, _ in source.files.batch(4096).as_numpy_iterator():
         for path in paths:
-            names.update(printable(path).removeprefix(source.name).encode() + b"\0")
+            names.update(printable(path).removeprefix(folder).encode() + b"\0")
     return {"count": source.count, "fingerprint": names.hexdigest()}
 
 

@@ -1,10 +1,11 @@
 """`validation_split`: validation images held out of the training images."""
 
 import os
+import unicodedata
 
 import numpy as np
 import pytest
-from image_folders import write_folder
+from image_folders import write_folder, write_image
 from test_sources import Shades, images_and_labels, tfds
 
 from keras_cvt import data
@@ -114,12 +115,46 @@ def test_each_class_has_images_on_both_sides(photos, share, count):
     assert training.count == 30 - 3 * count
 
 
-@pytest.mark.parametrize("name", ["validation", "val", "test"])
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "test"])
 def test_validation_images_of_its_own_are_taken_as_they_are(tmp_path, name):
     write_folder(tmp_path, splits=("train", name), count=4)
     training, held_out = both(tmp_path, 0.25)
     assert (training.count, held_out.count) == (8, 8)
     assert held_out.name == str(tmp_path / name)
+
+
+def test_folders_that_look_like_splits_of_other_names_are_no_classes(tmp_path):
+    write_folder(tmp_path, splits=("Training", "Testing"), count=2)
+    with pytest.raises(ValueError, match="Testing, Training, each with .* cat, dog"):
+        both(tmp_path, 0.2)
+    # As the message says.
+    (tmp_path / "train").mkdir()
+    for name in ("Training", "Testing"):
+        (tmp_path / name).rename(tmp_path / "train" / name)
+    assert both(tmp_path, 0.25)[0].class_names == ("Testing", "Training")
+
+
+@pytest.mark.parametrize("name", ["train", "test", "val"])
+def test_a_class_may_be_called_as_a_split(photos, name):
+    (photos / "dog").rename(photos / name)
+    training, held_out = both(photos, 0.2)
+    assert training.class_names == tuple(sorted(("cat", "emu", name)))
+    assert (training.count, held_out.count) == (24, 6)
+
+
+def test_accents_may_be_stored_in_either_way(tmp_path):
+    held_out = []
+    for form in ("NFC", "NFD"):
+        folder = tmp_path / form
+        for i in range(20):
+            name = unicodedata.normalize(
+                form, f"{i} caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+            )
+            for kind in ("a", "b"):
+                write_image(folder / kind / f"{name}.png", i)
+        found = paths(both(folder, 0.3)[1], folder)[0]
+        held_out.append({unicodedata.normalize("NFC", path) for path in found})
+    assert held_out[0] == held_out[1]
 
 
 def test_a_class_of_one_image_is_named(photos):
@@ -133,6 +168,17 @@ def test_a_class_of_one_image_is_named(photos):
 def test_a_folder_that_is_not_divided_says_how_to_divide_it(photos, split):
     with pytest.raises(ValueError, match="Received: cat, .*`validation_split=0.2`"):
         data.open_source(photos, split)
+
+
+def test_a_data_set_says_how_to_divide_it(trained):
+    with pytest.raises(ValueError, match="Received: train.*`validation_split=0.2`"):
+        data.open_source(trained("shuffled"), "validation")
+
+
+def test_another_error_has_no_hint(tmp_path):
+    write_folder(tmp_path)
+    with pytest.raises(ValueError, match="Received: train, validation$"):
+        data.open_source(tmp_path, "tain")
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.2, float("nan"), True, "0.2"])

@@ -124,8 +124,8 @@ def test_folders_read_as_tensorflow_datasets_own_image_folder_reads_them(folder)
     assert ours == {(i.tobytes(), int(k)) for i, k in expected.as_numpy_iterator()}
 
 
-@pytest.mark.parametrize("name", ["validation", "val", "test"])
-def test_validation_images_may_be_in_any_of_three_folders(folder, name):
+@pytest.mark.parametrize("name", ["validation", "val", "valid", "test"])
+def test_validation_images_may_be_in_any_of_these_folders(folder, name):
     (folder / "test").rename(folder / name)
     assert data.open_source(folder, "validation").count == 9
 
@@ -137,7 +137,7 @@ def test_any_split_folder_that_exists_can_be_named(folder):
 
 def test_a_missing_split_is_reported_with_what_is_there(folder):
     shutil.rmtree(folder / "test")
-    message = "'validation' or 'val' or 'test' in .*photos. Received: train"
+    message = "'validation' or 'val' or 'valid' or 'test' in .*photos. Received: train"
     with pytest.raises(ValueError, match=message):
         data.open_source(folder, "validation")
 

@@ -3,10 +3,12 @@
 python export_worker.py FOLDER [projections | cvt13]
 """
 
+import contextlib
 import functools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import networks
@@ -70,7 +72,7 @@ def _model(name):
     return networks.build(networks.CONFIGS[name], input_shape=(None, None, 3))
 
 
-def export_full_size(folder):
+def export_full_size(folder, kept):
     """Export CvT-13 in every format."""
     fused = fuse(full_size_model())
     for format, quantization, file in map(FORMATS.get, FULL_SIZE):
@@ -78,14 +80,14 @@ def export_full_size(folder):
         if quantization == "int8":
             # Only the files' size is tested. Small networks test their agreement.
             images = networks.images(1, 224, 224, 3)
-        with conversions.kept_in(folder / "conversions"):
+        with conversions.kept_in(kept):
             export(
                 *(fused, folder / file, format, quantization),
                 representative_images=images,
             )
 
 
-def export_projections(folder):
+def export_projections(folder, kept):
     """Export every projection in every format, with the Keras model's logits."""
     images = networks.images(1, 36, 44, 3)
     np.save(folder / "images.npy", images)
@@ -94,7 +96,7 @@ def export_projections(folder):
         (folder / str(i)).mkdir()
         np.save(folder / str(i) / "expected.npy", network.predict(images, verbose=0))
         for format, quantization, file in map(FORMATS.get, FULL_PRECISION):
-            with conversions.kept_in(folder / str(i) / "conversions"):
+            with conversions.kept_in(kept / str(i)):
                 export(network, folder / str(i) / file, format, quantization)
 
 
@@ -112,18 +114,22 @@ def run(folder, *arguments):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-def main():
-    folder = Path(sys.argv[1])
-    if sys.argv[2:] == ["projections"]:
-        export_projections(folder)
-        return
-    if sys.argv[2:] == ["cvt13"]:
-        export_full_size(folder)
-        return
+def export_files(folder, kept):
+    """Export `FILES`."""
     for file, (name, format, arguments) in FILES.items():
         arguments = {"image_size": (64, 64), "source_weights": "made up"} | arguments
-        with conversions.kept_in(folder / "conversions" / name):
+        # What other networks are converted to is not kept: both ways are tested.
+        with contextlib.ExitStack() as stack:
+            if name == "as published":
+                stack.enter_context(conversions.kept_in(kept))
             export(model(file), folder / file, format, **arguments)
+
+
+def main():
+    works = {"projections": export_projections, "cvt13": export_full_size}
+    work = works[sys.argv[2]] if sys.argv[2:] else export_files
+    with tempfile.TemporaryDirectory() as kept:
+        work(Path(sys.argv[1]), Path(kept))
 
 
 if __name__ == "__main__":

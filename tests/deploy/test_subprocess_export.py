@@ -1,6 +1,7 @@
 """`deploy.export_in_subprocess`, and the process that several exports share."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,27 +92,47 @@ def test_what_exports_share_is_of_the_same_network_and_shape(tmp_path):
         return path
 
     with ExportProcess() as exporter:
-        folder = Path(exporter._conversions.name)
         model = keras.models.load_model(file)
         first = export(exporter, "first.tflite", model)
+        folder = exporter._conversions
+        (saved,) = folder.glob("*/fused_1x64x64x3/network/saved_model.pb")
+        written = saved.stat()
         export(exporter, "two.tflite", model, batch_size=2)
-        export(exporter, "unfused.tflite", model, fuse=False)
         half = export(exporter, "half.xml", model, quantization="float16")
+        # It was converted once.
+        assert saved.stat() == written
+        export(exporter, "unfused.tflite", model, fuse=False)
         # The same path and other weights.
         head = model.get_layer("head")
         head.set_weights([weight + 0.1 for weight in head.get_weights()])
         model.save(file)
         second = export(exporter, "second.tflite", model)
-        shapes = [
-            sorted(each.name for each in kept.iterdir()) for kept in folder.iterdir()
-        ]
+        shapes = sorted(path.parent.name for path in folder.glob("*/*/network"))
     assert first.read_bytes() != second.read_bytes()
-    all_shapes = ["fused_1x64x64x3", "fused_2x64x64x3", "unfused_1x64x64x3"]
-    assert sorted(shapes) == [all_shapes[:1], all_shapes]
-    assert not folder.exists()
+    shape = "fused_1x64x64x3"
+    assert shapes == [shape, shape, "fused_2x64x64x3", f"un{shape}"]
+    files = {"first.tflite", "half.bin", "half.xml", "model.keras", "second.tflite"}
+    files |= {"two.tflite", "unfused.tflite"}
+    assert {path.name for path in tmp_path.iterdir()} == files
     # A file does not tell where it was made.
-    text = half.read_text()
-    assert str(folder) not in text and str(tmp_path) not in text
+    assert str(tmp_path) not in half.read_text()
+
+
+def test_a_model_saved_as_a_folder_is_read_each_time(tmp_path):
+    """Nobody can tell by the folder whether its weights are the same."""
+    networks.save_classifier(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    images = networks.images(2, 64, 64, 3)
+    with ExportProcess() as exporter:
+        for name in ("a.xml", "b.xml"):
+            # Keras does not write over a folder.
+            shutil.rmtree(tmp_path / "model", ignore_errors=True)
+            (tmp_path / "model").mkdir()
+            keras.saving.save_model(model, tmp_path / "model", zipped=False)
+            exporter.export(tmp_path / "model", tmp_path / name, **OPTIONS)
+            assert deploy.verify(model, tmp_path / name, images).passed
+            head = model.get_layer("head")
+            head.set_weights([weight + 0.1 for weight in head.get_weights()])
 
 
 def test_a_process_that_holds_much_memory_is_replaced(

@@ -138,7 +138,7 @@ def test_folders_of_splits_and_of_classes(model, tmp_path, folder, split, expect
 
 def test_training_images_are_not_taken_for_the_validation(model, tmp_path):
     write_images(tmp_path / "train", NAMES[:2], 1)
-    with pytest.raises(ValueError, match="'validation' or 'val' or 'test'"):
+    with pytest.raises(ValueError, match="'validation' or 'val' or 'valid' or 'test'"):
         evaluate(model, tmp_path)
 
 

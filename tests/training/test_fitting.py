@@ -49,8 +49,13 @@ class StoppedRun(training.Run):
 
 
 def fit(run, photos, recipe=RECIPE, *, config=CONFIG, frozen=0, names=None, **options):
-    images = data.open_source(photos, "train", class_names=names)
-    held_out = data.open_source(photos, "validation", class_names=images.class_names)
+    share = options.pop("validation_split", None)
+    images = data.open_source(
+        photos, "train", class_names=names, validation_split=share
+    )
+    held_out = data.open_source(
+        *(photos, "validation"), class_names=images.class_names, validation_split=share
+    )
     keras.utils.set_random_seed(0)
     model = keras_cvt.CvT(
         config,
@@ -232,6 +237,24 @@ def test_a_run_is_resumed_after_its_images_moved(run, photos, tmp_path):
     (run.folder / "resume-000002.keras").touch()
     fit(training.Run(run.folder, resume=True), moved, use_ema=True)
     assert not list(run.folder.glob("resume-*"))
+
+
+def test_a_run_whose_validation_images_are_held_out_is_resumed(photos, tmp_path):
+    folder = shutil.copytree(photos / "train", tmp_path / "photos")
+    with pytest.raises(Killed):
+        fit(StoppedRun(tmp_path / "run"), folder, validation_split=0.25)
+    moved = folder.rename(tmp_path / "moved")
+
+    def resume(share):
+        run = training.Run(tmp_path / "run", resume=True)
+        return fit(run, moved, validation_split=share)[1]
+
+    with pytest.raises(ValueError, match="training_images.*validation_images"):
+        resume(0.5)
+    # 4 steps of 4 of the 6 images.
+    assert [row["epoch"] for row in resume(0.25)] == [0, 1, 2, 3]
+    record = recorded(training.Run(tmp_path / "run", resume=True))
+    assert record["fit"]["image_folders"] == [str(moved), str(moved)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="all names are UTF-8")

@@ -33,7 +33,9 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
                 # OpenVINO takes it for several paths.
                 folder = shutil.copytree(folder, Path(temporary, folder.name))
             converted = openvino.convert_model(str(folder))
-        openvino.save_model(converted, target, compress_to_fp16=False)
+            openvino.save_model(converted, target, compress_to_fp16=False)
+            # Windows deletes no file that is mapped into memory.
+            del converted
 
     with conversions.converted(path, options, "float32.xml", convert) as file:
         converted = openvino.Core().read_model(str(file))
@@ -42,7 +44,6 @@ def write(network: keras.Model, path: Path, options: ExportOptions) -> None:
         converted.set_rt_info("SavedModel", ["conversion_parameters", "input_model"])
         half = options.quantization == "float16"
         openvino.save_model(converted, path, compress_to_fp16=half)
-        # Windows deletes no file that is mapped into memory.
         del converted
 
 

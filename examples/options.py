@@ -130,6 +130,10 @@ def add_data(options):
         "them, directory of a TFDS data set, or name of a TensorFlow Datasets data set",
     )
     options.add_argument("--data-dir", help="folder of TensorFlow Datasets' data")
+    add_validation_split(options)
+
+
+def add_validation_split(options):
     options.add_argument(
         "--validation-split",
         type=float,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import options as common
 import PIL.Image
 
 import keras_cvt
@@ -24,14 +25,7 @@ from keras_cvt import data, hub, training
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
-    parser.add_argument(
-        "--validation-split",
-        type=float,
-        default=0.2,
-        metavar="SHARE",
-        help="share of the images that is held out, if the data has no validation "
-        "images of its own (default: %(default)s)",
-    )
+    common.add_validation_split(parser)
     parser.add_argument("--repo", required=True, help="org/name")
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--model", help="config.json of the network; default: CvT-13")

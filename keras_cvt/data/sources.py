@@ -168,10 +168,10 @@ def _hint(wanted):
 
 
 def _find_images(root, split, share):
-    """Return the name of a split's folder, or of a part of it, and its images."""
-    divided = not folders.has_split(root, "validation")
-    if share is None or not divided:
-        with _hint(divided and split in ("train", "validation")):
+    """Return the folder of the class folders, the source's name, and its images."""
+    is_whole = folders.has_split(root, "validation")
+    if share is None or is_whole:
+        with _hint(not is_whole and split in ("train", "validation")):
             folder = folders.find_split(root, split)
         return folder, folders.printable(folder), folders.find_images(folder)
     folder = root / "train" if folders.has_split(root, "train") else root
